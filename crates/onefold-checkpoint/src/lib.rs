@@ -1,0 +1,3 @@
+//! What lies on disk.
+pub mod dtype;
+pub use dtype::Dtype;
