@@ -1,13 +1,9 @@
-//! Element types of stored tensors and their conversion to and from `f32`.
+//! Element types of stored tensors.
 //!
-//! Arithmetic in onefold is done in `f32`; a stored value is widened once when it is read and rounded once
-//! (to nearest, ties to even) when it is written. Types that are not floating point are never converted:
-//! they are copied.
+//! Arithmetic in onefold is done in `f32`; a stored value is widened once when it is read and rounded once when it
+//! is written (`convert.rs`). Types that are not floating point are never converted: they are copied.
 
 use std::fmt;
-
-use half::{bf16, f16};
-use multiversion::multiversion;
 
 /// Element type of a stored tensor, named as in a safetensors header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,3 +1,18 @@
-//! What lies on disk.
-pub mod dtype;
+//! What lies on disk: Hugging Face checkpoints read without copying them, and written so that nothing half-made loads.
+//!
+//! Reading starts at [`Checkpoint::open`]; it judges every header completely and hands out [`Tensor`]s that are read
+//! piece by piece. Writing goes through [`output::Output`], the only place that creates files.
+
+pub mod checkpoint;
+pub mod convert;
+mod dtype;
+mod error;
+pub mod header;
+pub mod mapped;
+pub mod output;
+pub mod tensor;
+
+pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
+pub use error::CheckpointError;
+pub use tensor::Tensor;
