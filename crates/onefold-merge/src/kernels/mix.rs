@@ -1,0 +1,108 @@
+//! Mixing sparsified task vectors: masks, sign election, disjoint sums.
+
+use multiversion::multiversion;
+
+use crate::order::Cut;
+
+/// Writes `x` to `out` where it ranks above `low` and not above `high`, 0 elsewhere. `start` is the position of the
+/// block in the sequence that was ranked.
+pub fn keep_ranked(x: &[f32], start: u64, low: Cut, high: Cut, out: &mut [f32]) {
+    if low.splits_ties_in(start, x.len()) || high.splits_ties_in(start, x.len()) {
+        for (i, (o, v)) in out.iter_mut().zip(x).enumerate() {
+            let kept = low.below(*v, start + i as u64) && !high.below(*v, start + i as u64);
+            *o = if kept { *v } else { 0.0 };
+        }
+    } else {
+        keep_between(x, low.first_kept_bits(start), high.first_kept_bits(start), out);
+    }
+}
+
+/// Writes `x` to `out` where `low ≤ |x| < high` in the order of their bits, 0 elsewhere.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn keep_between(x: &[f32], low: u32, high: u32, out: &mut [f32]) {
+    for (o, v) in out.iter_mut().zip(x) {
+        let magnitude = v.to_bits() & 0x7fff_ffff;
+        *o = if magnitude >= low && magnitude < high { *v } else { 0.0 };
+    }
+}
+
+/// Writes `x` to `out` where the random number is below `threshold`, 0 elsewhere.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+pub fn keep_random(x: &[f32], random: &[u32], threshold: u64, out: &mut [f32]) {
+    for ((o, v), r) in out.iter_mut().zip(x).zip(random) {
+        *o = if u64::from(*r) < threshold { *v } else { 0.0 };
+    }
+}
+
+/// Sign election and disjoint sum. `weighted[k]` are the weighted task vectors; `votes` the sum whose sign wins (+ for
+/// zero unless `zero_sign` says −). An element agrees if it is not zero and has the elected sign. `out` receives the
+/// sum of those that agree; if `weights` are given it is divided by the sum of their weights (1 where that is 0).
+pub fn elect(weighted: &[Vec<f32>], votes: &[f32], zero_sign: f32, weights: Option<&[f32]>, out: &mut [f32], divisor: &mut Vec<f32>) {
+    out.fill(0.0);
+    match weights {
+        None => {
+            for row in weighted {
+                add_agreeing(row, votes, zero_sign, out);
+            }
+        }
+        Some(weights) => {
+            divisor.clear();
+            divisor.resize(out.len(), 0.0);
+            for (row, w) in weighted.iter().zip(weights) {
+                add_agreeing_weighted(row, votes, zero_sign, *w, out, divisor);
+            }
+            divide_or_keep(out, divisor);
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn add_agreeing(row: &[f32], votes: &[f32], zero_sign: f32, out: &mut [f32]) {
+    for ((o, x), v) in out.iter_mut().zip(row).zip(votes) {
+        let elected = if *v == 0.0 { zero_sign } else { *v };
+        *o += if (*x > 0.0) == (elected > 0.0) { *x } else { 0.0 };
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn add_agreeing_weighted(row: &[f32], votes: &[f32], zero_sign: f32, w: f32, out: &mut [f32], divisor: &mut [f32]) {
+    for (((o, d), x), v) in out.iter_mut().zip(divisor).zip(row).zip(votes) {
+        let elected = if *v == 0.0 { zero_sign } else { *v };
+        let agrees = *x != 0.0 && (*x > 0.0) == (elected > 0.0);
+        *o += if agrees { *x } else { 0.0 };
+        *d += if agrees { w } else { 0.0 };
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn divide_or_keep(out: &mut [f32], divisor: &[f32]) {
+    for (o, d) in out.iter_mut().zip(divisor) {
+        *o /= if *d == 0.0 { 1.0 } else { *d };
+    }
+}
+
+/// `Σ sign(xᵢ)` of a block.
+pub fn sign_sum(x: &[f32]) -> i64 {
+    x.iter().map(|v| i64::from(*v > 0.0) - i64::from(*v < 0.0)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_never_agree_and_zero_votes_take_the_given_sign() {
+        let rows = [vec![1.0, 0.0, 2.0, -1.0], vec![-3.0, 0.0, -2.0, -1.0]];
+        let votes = [-2.0, 0.0, 0.0, -2.0];
+        let mut out = [0.0; 4];
+        elect(&rows, &votes, 1.0, None, &mut out, &mut Vec::new());
+        assert_eq!(out, [-3.0, 0.0, 2.0, -2.0]);
+        elect(&rows, &votes, -1.0, Some(&[0.5, 0.25]), &mut out, &mut Vec::new());
+        assert_eq!(out, [-12.0, 0.0, -8.0, -2.0 / 0.75]);
+    }
+
+    #[test]
+    fn signs_are_counted() {
+        assert_eq!(sign_sum(&[1.0, -0.0, 0.0, -5.0, 2.0]), 1);
+    }
+}

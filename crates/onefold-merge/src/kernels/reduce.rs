@@ -1,0 +1,104 @@
+//! Reductions of a block to a few f64 numbers. Products of two f32 are exact in f64; independent lanes keep the order of
+//! the additions fixed whatever the instruction set.
+
+use multiversion::multiversion;
+
+const LANES: usize = 32;
+
+/// Number of entries of the packed upper triangle of an n×n matrix.
+pub const fn packed_len(n: usize) -> usize {
+    n * (n + 1) / 2
+}
+
+/// Position of entry (i, j), i ≤ j, in the packed upper triangle, row by row.
+pub const fn packed_index(n: usize, i: usize, j: usize) -> usize {
+    i * n - i * (i + 1) / 2 + j
+}
+
+/// The inner products of all pairs of `vectors` as packed upper triangle.
+pub fn gramian<V: AsRef<[f32]>>(vectors: &[V], out: &mut [f64]) {
+    let n = vectors.len();
+    debug_assert_eq!(out.len(), packed_len(n));
+    for i in 0..n {
+        for j in i..n {
+            out[packed_index(n, i, j)] = dot(vectors[i].as_ref(), vectors[j].as_ref());
+        }
+    }
+}
+
+/// `Σ xᵢ yᵢ`.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+pub fn dot(x: &[f32], y: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (x_chunks, x_tail) = x.as_chunks::<LANES>();
+    let (y_chunks, y_tail) = y.as_chunks::<LANES>();
+    for (x, y) in x_chunks.iter().zip(y_chunks) {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(x[lane]) * f64::from(y[lane]);
+        }
+    }
+    for (lane, (x, y)) in x_tail.iter().zip(y_tail).enumerate() {
+        lanes[lane] += f64::from(*x) * f64::from(*y);
+    }
+    lanes.iter().sum()
+}
+
+/// `Σ |xᵢ|`.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+pub fn l1(x: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(x[lane].abs());
+        }
+    }
+    for (lane, x) in tail.iter().enumerate() {
+        lanes[lane] += f64::from(x.abs());
+    }
+    lanes.iter().sum()
+}
+
+/// Adds the partial sums of blocks in their order.
+pub fn sum_in_order(parts: impl IntoIterator<Item = Vec<f64>>, len: usize) -> Vec<f64> {
+    let mut total = vec![0.0; len];
+    for part in parts {
+        for (t, p) in total.iter_mut().zip(&part) {
+            *t += p;
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_naive_sum(x in prop::collection::vec(-1e3f32..1e3, 0..70), seed in 0u32..100) {
+            let y: Vec<f32> = x.iter().map(|v| v * 0.5 + seed as f32).collect();
+            let naive: f64 = x.iter().zip(&y).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let scale: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) * f64::from(*b)).abs()).sum();
+            prop_assert!((dot(&x, &y) - naive).abs() <= 1e-14 * scale);
+            let naive: f64 = x.iter().map(|v| f64::from(v.abs())).sum();
+            prop_assert!((l1(&x) - naive).abs() <= 1e-14 * naive);
+        }
+    }
+
+    #[test]
+    fn the_packed_triangle_is_row_by_row() {
+        let mut order = Vec::new();
+        for i in 0..4 {
+            for j in i..4 {
+                order.push(packed_index(4, i, j));
+            }
+        }
+        assert_eq!(order, (0..packed_len(4)).collect::<Vec<_>>());
+        let mut g = vec![0.0; 3];
+        gramian(&[vec![1.0, 2.0], vec![3.0, -1.0]], &mut g);
+        assert_eq!(g, [5.0, 1.0, 10.0]);
+    }
+}

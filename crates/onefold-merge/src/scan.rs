@@ -1,0 +1,274 @@
+//! Reading the inputs of one output tensor, block by block, as often as a method needs.
+//!
+//! A [`Scan`] knows the operands of one tensor and, for methods that work on task vectors, their origin: the base that
+//! is subtracted from each operand as it is read. Work is cut into *spans* that run in parallel; a span is cut into
+//! *blocks* that stay in the cache. Every reduction is done per block and combined in block order, and block
+//! boundaries depend on the tensor alone: no result depends on spans, threads or shards.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use onefold_checkpoint::Tensor;
+use rayon::prelude::*;
+
+use crate::MergeError;
+use crate::kernels::check;
+
+/// Elements of a block: (K + 2) blocks of f32 fit a core's second-level cache for up to some ten experts.
+pub const BLOCK: usize = 16 * 1024;
+
+/// How a tensor may be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grain {
+    /// Anywhere: the computation is local to an element.
+    Element,
+    /// Only between rows (vectors along the last dimension).
+    Row,
+}
+
+/// One input of a tensor.
+#[derive(Debug, Clone)]
+pub struct Operand {
+    /// The model, as the recipe names it: for messages and for the keys of random masks.
+    pub model: String,
+    /// Its tensor.
+    pub tensor: Tensor,
+}
+
+/// Settings of a run that reading depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct ScanOptions {
+    /// Elements that one parallel task handles; a multiple of [`BLOCK`].
+    pub span: usize,
+    /// Accept NaN and infinities in inputs and results.
+    pub allow_non_finite: bool,
+}
+
+impl Default for ScanOptions {
+    fn default() -> Self {
+        Self { span: 8 * BLOCK, allow_non_finite: false }
+    }
+}
+
+/// The inputs of one output tensor.
+#[derive(Debug, Clone)]
+pub struct Scan {
+    /// Name of the output tensor.
+    pub name: String,
+    /// Shape that all inputs have.
+    pub shape: Vec<usize>,
+    /// The base, for methods on task vectors.
+    pub origin: Option<Operand>,
+    /// The experts, in the recipe's order.
+    pub operands: Vec<Operand>,
+    /// Settings of the run.
+    pub options: ScanOptions,
+}
+
+/// A block of all inputs.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// Row-major position of the first element.
+    pub start: usize,
+    /// The origin's values, if there is an origin.
+    pub origin: Option<&'a [f32]>,
+    /// Per operand: its values, minus the origin's if there is an origin.
+    pub vectors: &'a [Vec<f32>],
+}
+
+impl View<'_> {
+    /// Elements in the block.
+    pub fn len(&self) -> usize {
+        self.vectors.first().map_or_else(|| self.origin.map_or(0, <[f32]>::len), Vec::len)
+    }
+
+    /// Whether the block has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Buffers of a worker thread, kept between blocks.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    origin: Vec<f32>,
+    vectors: Vec<Vec<f32>>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
+impl Scan {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of operands.
+    pub fn k(&self) -> usize {
+        self.operands.len()
+    }
+
+    /// Length of a row: the last dimension, 1 for a scalar.
+    pub fn width(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1).max(1)
+    }
+
+    /// The blocks of the tensor for a grain.
+    pub fn blocks(&self, grain: Grain) -> Vec<Range<usize>> {
+        cut(0..self.len(), self.block_len(grain))
+    }
+
+    /// Groups of consecutive blocks, each the work of one parallel task.
+    pub fn spans(&self, grain: Grain) -> Vec<Range<usize>> {
+        let block = self.block_len(grain);
+        cut(0..self.len(), (self.options.span / block).max(1) * block)
+    }
+
+    /// The blocks within a span.
+    pub fn blocks_of(&self, span: Range<usize>, grain: Grain) -> Vec<Range<usize>> {
+        cut(span, self.block_len(grain))
+    }
+
+    /// Calls `each` for every block, in parallel over spans, and returns its answers in block order.
+    ///
+    /// # Errors
+    /// If an input is not finite.
+    pub fn map<T: Send>(&self, grain: Grain, each: impl Fn(&View<'_>) -> T + Sync) -> Result<Vec<T>, MergeError> {
+        let span_answers = |span: Range<usize>| -> Result<Vec<T>, MergeError> {
+            with_buffers(|buffers| {
+                let blocks = self.blocks_of(span, grain);
+                blocks.into_iter().map(|block| Ok(each(&self.load(block, buffers)?))).collect()
+            })
+        };
+        let spans = self.spans(grain);
+        let parts: Result<Vec<Vec<T>>, MergeError> = match spans.len() {
+            // Small tensors: the outer loop over tensors is parallel already.
+            0 | 1 => spans.into_iter().map(span_answers).collect(),
+            _ => spans.into_par_iter().map(span_answers).collect(),
+        };
+        Ok(parts?.into_iter().flatten().collect())
+    }
+
+    /// Reads one block into `buffers`.
+    ///
+    /// # Errors
+    /// If an input is not finite and that is not allowed.
+    pub fn load<'b>(&self, block: Range<usize>, buffers: &'b mut Buffers) -> Result<View<'b>, MergeError> {
+        buffers.vectors.resize_with(self.k(), Vec::new);
+        if let Some(origin) = &self.origin {
+            self.read(origin, &block, &mut buffers.origin)?;
+        }
+        for (operand, vector) in self.operands.iter().zip(&mut buffers.vectors) {
+            self.read(operand, &block, vector)?;
+            if self.origin.is_some() {
+                crate::kernels::subtract(vector, &buffers.origin);
+            }
+        }
+        let origin = self.origin.as_ref().map(|_| &buffers.origin[..]);
+        Ok(View { start: block.start, origin, vectors: &buffers.vectors })
+    }
+
+    fn read(&self, operand: &Operand, block: &Range<usize>, out: &mut Vec<f32>) -> Result<(), MergeError> {
+        out.resize(block.len(), 0.0);
+        operand.tensor.read(block.start, out);
+        if !self.options.allow_non_finite && let Some(i) = check::first_non_finite(out) {
+            return Err(MergeError::NonFinite {
+                tensor: self.name.clone(),
+                model: operand.model.clone(),
+                index: block.start + i,
+                value: out[i],
+            });
+        }
+        Ok(())
+    }
+
+    fn block_len(&self, grain: Grain) -> usize {
+        match grain {
+            Grain::Element => BLOCK,
+            Grain::Row => (BLOCK / self.width()).max(1) * self.width(),
+        }
+    }
+}
+
+/// Runs `work` with the buffers of this thread. They are taken out for the time, so that nesting is harmless.
+pub fn with_buffers<T>(work: impl FnOnce(&mut Buffers) -> T) -> T {
+    let mut buffers = BUFFERS.take();
+    let answer = work(&mut buffers);
+    BUFFERS.set(buffers);
+    answer
+}
+
+fn cut(range: Range<usize>, len: usize) -> Vec<Range<usize>> {
+    range.clone().step_by(len).map(|start| start..(start + len).min(range.end)).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod fixtures {
+    use std::sync::Arc;
+
+    use onefold_checkpoint::tensor::Elements;
+    use onefold_checkpoint::{Dtype, Tensor};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct InMemory(Vec<f32>);
+
+    impl Elements for InMemory {
+        fn read(&self, start: usize, out: &mut [f32]) {
+            out.copy_from_slice(&self.0[start..start + out.len()]);
+        }
+    }
+
+    pub(crate) fn operand(model: &str, shape: &[usize], values: &[f32]) -> Operand {
+        assert_eq!(values.len(), shape.iter().product::<usize>());
+        let tensor = Tensor::new(Dtype::F32, shape.to_vec(), Arc::new(InMemory(values.to_vec())));
+        Operand { model: model.to_owned(), tensor }
+    }
+
+    /// A scan over task vectors: the base is zero.
+    pub(crate) fn deltas(shape: &[usize], rows: &[Vec<f32>]) -> Scan {
+        let zeros = vec![0.0; shape.iter().product()];
+        Scan { origin: Some(operand("base", shape, &zeros)), ..plain(shape, rows) }
+    }
+
+    /// A scan over operands as they are.
+    pub(crate) fn plain(shape: &[usize], rows: &[Vec<f32>]) -> Scan {
+        let operands = rows.iter().enumerate().map(|(i, r)| operand(&format!("m{i}"), shape, r)).collect();
+        Scan { name: "w".into(), shape: shape.to_vec(), origin: None, operands, options: ScanOptions::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixtures::*;
+    use super::*;
+
+    #[test]
+    fn blocks_cover_the_tensor_and_rows_stay_whole() {
+        let scan = plain(&[5, 7000], &[vec![0.0; 35000]]);
+        assert_eq!(scan.blocks(Grain::Row), vec![0..14000, 14000..28000, 28000..35000]);
+        assert_eq!(scan.blocks(Grain::Element), vec![0..16384, 16384..32768, 32768..35000]);
+        assert!(plain(&[0], &[vec![]]).blocks(Grain::Element).is_empty());
+    }
+
+    #[test]
+    fn deltas_are_taken_and_bad_values_named() {
+        let mut scan = deltas(&[3], &[vec![1.0, 2.0, 3.0]]);
+        scan.origin = Some(operand("base", &[3], &[1.0, 1.0, 1.0]));
+        let sums = scan.map(Grain::Element, |v| v.vectors[0].iter().sum::<f32>()).unwrap();
+        assert_eq!(sums, [3.0]);
+        scan.operands[0] = operand("expert", &[3], &[0.0, f32::NAN, 0.0]);
+        let error = scan.map(Grain::Element, |_| ()).unwrap_err().to_string();
+        assert!(error.contains("tensor `w` of expert: element 1 is NaN"), "{error}");
+        scan.options.allow_non_finite = true;
+        assert!(scan.map(Grain::Element, |_| ()).is_ok());
+    }
+}
