@@ -1,3 +1,4 @@
 //! What lies on disk.
 pub mod dtype;
+pub mod pytorch;
 pub use dtype::Dtype;
