@@ -133,7 +133,8 @@ def main():
     for protocol in (3, 4, 5):
         state = collections.OrderedDict(views())
         keep(f"protocol-{protocol}.bin", state, pickle_protocol=protocol)
-    many = {f"layers.{i}.weight": count(1) + i for i in range(400)}  # memo indices above 255, SETITEMS in batches
+    rows = count(120, 2)
+    many = {f"layers.{i}.weight": rows[i] for i in range(120)}  # memo indices above 255
     keep("many.bin", many)
     buffer = io.BytesIO()
     torch.save({"w": count(2, 2)}, buffer)

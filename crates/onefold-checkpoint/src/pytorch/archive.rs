@@ -78,7 +78,8 @@ impl<'a> Archive<'a> {
 
     fn contents(&self, path: &str) -> Result<Option<&'a [u8]>, TorchError> {
         let Some(range) = self.range(path)? else { return Ok(None) };
-        let slice = (|| self.bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?))();
+        let slice =
+            (|| self.bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?))();
         Ok(Some(slice.expect("list() checked that every entry ends inside the file")))
     }
 
@@ -147,7 +148,8 @@ impl Tail {
     fn read(bytes: &[u8]) -> Option<Self> {
         let at = bytes.len().checked_sub(22)?;
         let record = bytes.get(at..).filter(|r| r.starts_with(b"PK\x05\x06"))?;
-        let locator = at.checked_sub(20).and_then(|l| bytes.get(l..at)).filter(|l| l.starts_with(b"PK\x06\x07"));
+        let locator =
+            at.checked_sub(20).and_then(|l| bytes.get(l..at)).filter(|l| l.starts_with(b"PK\x06\x07"));
         let short = [le(record, 10, 2)?, le(record, 12, 4)?, le(record, 16, 4)?];
         let Some(locator) = locator else {
             let [entries, size, start] = short;

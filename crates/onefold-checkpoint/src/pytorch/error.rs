@@ -41,7 +41,9 @@ pub enum TorchError {
         second: String,
     },
     /// An entry that is needed is compressed or encrypted, so its bytes cannot be read in place.
-    #[error("entry `{entry}` is {how}: torch.save stores entries as they are; unpack it and pack it with `zip -0`")]
+    #[error(
+        "entry `{entry}` is {how}: torch.save stores entries as they are; unpack it and pack it with `zip -0`"
+    )]
     NotStored {
         /// Path inside the zip.
         entry: String,
@@ -55,7 +57,9 @@ pub enum TorchError {
         found: String,
     },
     /// A file format version this reader does not know.
-    #[error("file format version `{found}`, known are 1 to {known}: convert it to safetensors with the tool that made it")]
+    #[error(
+        "file format version `{found}`, known are 1 to {known}: convert it to safetensors with the tool that made it"
+    )]
     Version {
         /// The entry `version`.
         found: String,

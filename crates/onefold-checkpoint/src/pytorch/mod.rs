@@ -162,11 +162,14 @@ impl<'f> Layout<'f> {
             return Err(bad("its name is longer than 4096 bytes"));
         }
         if tensor.lazy {
-            return Err(bad("it is a conjugated or negated view: save it with .resolve_conj().resolve_neg()"));
+            return Err(bad(
+                "it is a conjugated or negated view: save it with .resolve_conj().resolve_neg()",
+            ));
         }
         let storage = self.storage(name, tensor.storage)?;
         let shape = self.sizes_of(tensor.shape).ok_or_else(|| bad("its shape is not made of sizes"))?;
-        let strides = self.sizes_of(tensor.strides).ok_or_else(|| bad("its strides are not made of sizes"))?;
+        let strides =
+            self.sizes_of(tensor.strides).ok_or_else(|| bad("its strides are not made of sizes"))?;
         if shape.len() != strides.len() || shape.len() > MAX_DIMS {
             return Err(bad("its shape and strides differ in length or have more than 32 dimensions"));
         }
@@ -175,7 +178,14 @@ impl<'f> Layout<'f> {
         let bytes = storage.end - storage.start;
         let Some(span) = span(&shape, &strides) else {
             let offset = storage.start;
-            return Ok(TorchTensor { name: name.to_owned(), dtype: tensor.dtype, shape, strides, offset, storage });
+            return Ok(TorchTensor {
+                name: name.to_owned(),
+                dtype: tensor.dtype,
+                shape,
+                strides,
+                offset,
+                storage,
+            });
         };
         let past = || TorchError::OutOfStorage { tensor: shown(name), storage: bytes };
         let offset = before.checked_mul(size).ok_or_else(past)?;
@@ -193,9 +203,12 @@ impl<'f> Layout<'f> {
         let tensor = || shown(name);
         let path = format!("data/{}", storage.key);
         let entry = || shown(&self.archive.full_name(&path));
-        let needed = u64::try_from(storage.len).ok().and_then(|len| len.checked_mul(storage.element.size() as u64));
-        let needed = needed
-            .ok_or_else(|| TorchError::BadTensor { tensor: tensor(), what: "its storage has an impossible size" })?;
+        let needed =
+            u64::try_from(storage.len).ok().and_then(|len| len.checked_mul(storage.element.size() as u64));
+        let needed = needed.ok_or_else(|| TorchError::BadTensor {
+            tensor: tensor(),
+            what: "its storage has an impossible size",
+        })?;
         let Some(range) = self.archive.range(&path)? else {
             return Err(TorchError::MissingStorage { tensor: tensor(), entry: entry() });
         };
@@ -205,7 +218,12 @@ impl<'f> Layout<'f> {
         }
         let before = *self.sizes.entry(storage.key).or_insert(needed);
         if before != needed {
-            return Err(TorchError::StorageConflict { tensor: tensor(), entry: entry(), here: needed, before });
+            return Err(TorchError::StorageConflict {
+                tensor: tensor(),
+                entry: entry(),
+                here: needed,
+                before,
+            });
         }
         Ok(range.start..range.start + needed)
     }

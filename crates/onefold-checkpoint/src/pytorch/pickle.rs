@@ -17,7 +17,7 @@ use crate::Dtype;
 /// Bytes of a pickle. A state dict needs some 200 per tensor.
 const MAX_PICKLE: usize = 64 << 20;
 /// Values kept: parts of tuples, entries of mappings, memo, storages, tensors. A tensor needs some 40.
-const MAX_CELLS: usize = 1 << 23;
+const MAX_CELLS: usize = 1 << 22;
 /// Values waiting on the stack; a pickler flushes every 1000.
 const MAX_STACK: usize = 1 << 20;
 /// Containers open at once; a state dict needs about five.
@@ -236,7 +236,8 @@ impl<'a> Machine<'a> {
     fn number(&mut self, width: usize) -> Result<usize, TorchError> {
         let mut wide = [0; 8];
         wide[..width].copy_from_slice(self.take(width)?);
-        usize::try_from(u64::from_le_bytes(wide)).map_err(|_| self.malformed("a length does not fit in memory"))
+        usize::try_from(u64::from_le_bytes(wide))
+            .map_err(|_| self.malformed("a length does not fit in memory"))
     }
 
     /// Bytes up to a line feed, as text.
@@ -372,7 +373,11 @@ impl<'a> Machine<'a> {
     fn add(&mut self, count: usize, kind: &'static str) -> Result<(), TorchError> {
         self.require(count)?;
         self.stack.truncate(self.stack.len() - count);
-        if self.top()? == Value::Plain(kind) { Ok(()) } else { Err(self.malformed("a wrong kind of container")) }
+        if self.top()? == Value::Plain(kind) {
+            Ok(())
+        } else {
+            Err(self.malformed("a wrong kind of container"))
+        }
     }
 
     fn mapping(&mut self) -> Result<(), TorchError> {
