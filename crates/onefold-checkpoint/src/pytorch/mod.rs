@@ -1,7 +1,7 @@
 //! PyTorch `.bin` and `.pt` checkpoints, read without executing anything.
 //!
 //! `torch.save` (1.6 and later) writes a zip: a pickle that describes the tensors, and their bytes. A pickle is a
-//! program, and `torch.load` without `weights_only` runs whatever it names. Here [`pickle`] interprets the
+//! program, and `torch.load` without `weights_only` runs whatever it names. Here `pickle.rs` interprets the
 //! instructions with an allow-list of inert values, so that reading a downloaded file is as safe as reading
 //! safetensors. The result says where in the file each tensor lies; no bytes are copied.
 //!
@@ -12,14 +12,17 @@
 //! * All values in it must be tensors, with string keys. Passed over are only attributes (where modules keep
 //!   `_metadata`), an entry `_metadata`, and `_extra_state` entries that are not tensors.
 //!
-//! Deviations from `torch.load(weights_only=True)`, all stricter: the zip must be unambiguous ([`archive`]),
+//! Deviations from `torch.load(weights_only=True)`, all stricter: the zip must be unambiguous (`archive.rs`),
 //! conjugated or negated views, quantised, sparse and nested tensors are refused, one storage has one size, and
 //! a tensor that repeats elements (stride 0) far beyond its storage is refused.
 
 mod archive;
 mod error;
 mod globals;
+mod objects;
+mod op;
 mod pickle;
+mod value;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,7 +32,7 @@ pub use error::TorchError;
 use crate::Dtype;
 use archive::Archive;
 use error::shown;
-use pickle::{Pickled, Tensor, Value};
+use value::{Pickled, Slice, Tensor, Value};
 
 /// Keys under which training scripts put the state dict.
 const WRAPPERS: [&str; 3] = ["state_dict", "model", "module"];
@@ -228,7 +231,7 @@ impl<'f> Layout<'f> {
         Ok(range.start..range.start + needed)
     }
 
-    fn sizes_of(&self, slice: pickle::Slice) -> Option<Vec<usize>> {
+    fn sizes_of(&self, slice: Slice) -> Option<Vec<usize>> {
         let values = self.heap.tuple(slice);
         let size = |value: &Value<'_>| match value {
             Value::Int(size) => usize::try_from(*size).ok(),

@@ -2,17 +2,16 @@
 //!
 //! A pickle is a program for a stack machine (PEP 307, PEP 3154, PEP 574; the instructions are described in
 //! Python's `pickletools`). This one knows the instructions of protocols 2 to 5 that `torch.save` writes, turns
-//! calls of the allowed globals ([`super::globals`]) into descriptions of storages and tensors, and refuses all
+//! calls of the allowed globals ([`super::objects`]) into descriptions of storages and tensors, and refuses all
 //! else. What cannot matter to a state dict (floats, lists, attributes) is kept only as its kind.
 //!
-//! Values are small copies that point into arenas, so hostile nesting costs no recursion, neither while running
-//! nor when dropped. Strings are borrowed from the pickle. Memory is bounded by [`MAX_CELLS`].
+//! Memory is bounded by [`MAX_CELLS`]; nothing here recurses.
 
 use std::collections::BTreeMap;
 
 use super::error::TorchError;
-use super::globals::{self, Global, Rebuild};
-use crate::Dtype;
+use super::op;
+use super::value::{Pickled, Slice, Value};
 
 /// Bytes of a pickle. A state dict needs some 200 per tensor.
 const MAX_PICKLE: usize = 64 << 20;
@@ -22,89 +21,6 @@ const MAX_CELLS: usize = 1 << 22;
 const MAX_STACK: usize = 1 << 20;
 /// Containers open at once; a state dict needs about five.
 const MAX_DEPTH: usize = 1000;
-
-/// A Python value as far as it matters here.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value<'a> {
-    /// Only the kind is known.
-    Plain(&'static str),
-    Bool(bool),
-    Int(i64),
-    Str(&'a str),
-    Global(Global),
-    Tuple(Slice),
-    /// Index into [`Pickled::mappings`].
-    Mapping(usize),
-    /// Index into [`Pickled::storages`].
-    Storage(usize),
-    /// Index into [`Pickled::tensors`].
-    Tensor(usize),
-}
-
-impl Value<'_> {
-    /// What a message calls it.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Value::Plain(kind) => kind,
-            Value::Bool(_) => "bool",
-            Value::Int(_) => "int",
-            Value::Str(_) => "string",
-            Value::Global(_) => "function or type",
-            Value::Tuple(_) => "tuple",
-            Value::Mapping(_) => "mapping",
-            Value::Storage(_) => "storage",
-            Value::Tensor(_) => "tensor",
-        }
-    }
-}
-
-/// A tuple: part of [`Pickled::items`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Slice {
-    start: usize,
-    len: usize,
-}
-
-/// A storage as the pickle declares it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Storage<'a> {
-    /// The entry is `data/<key>`.
-    pub(super) key: &'a str,
-    pub(super) element: Dtype,
-    /// Number of elements.
-    pub(super) len: i64,
-}
-
-/// A tensor as the pickle declares it; nothing is checked yet.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tensor {
-    /// Index into [`Pickled::storages`].
-    pub(super) storage: usize,
-    pub(super) dtype: Dtype,
-    /// Elements before the first.
-    pub(super) offset: i64,
-    pub(super) shape: Slice,
-    pub(super) strides: Slice,
-    /// Marked to be conjugated or negated when read: the stored bytes are not the values.
-    pub(super) lazy: bool,
-}
-
-/// All that a pickle holds.
-#[derive(Debug, Default)]
-pub(super) struct Pickled<'a> {
-    items: Vec<Value<'a>>,
-    /// Entries in the order they were set; of equal keys the last one counts.
-    pub(super) mappings: Vec<Vec<(Value<'a>, Value<'a>)>>,
-    pub(super) storages: Vec<Storage<'a>>,
-    pub(super) tensors: Vec<Tensor>,
-}
-
-impl<'a> Pickled<'a> {
-    /// The parts of a tuple.
-    pub(super) fn tuple(&self, slice: Slice) -> &[Value<'a>] {
-        &self.items[slice.start..slice.start + slice.len]
-    }
-}
 
 /// Runs `pickle` and returns the value it leaves, with everything that value points to.
 pub(super) fn read(pickle: &[u8]) -> Result<(Value<'_>, Pickled<'_>), TorchError> {
@@ -123,37 +39,22 @@ pub(super) fn read(pickle: &[u8]) -> Result<(Value<'_>, Pickled<'_>), TorchError
     }
 }
 
+/// The state of a pickle that is being read.
 #[derive(Default)]
-struct Machine<'a> {
+pub(super) struct Machine<'a> {
     pickle: &'a [u8],
     at: usize,
     stack: Vec<Value<'a>>,
     /// Heights of the stack where open containers begin.
     marks: Vec<usize>,
     memo: BTreeMap<usize, Value<'a>>,
-    heap: Pickled<'a>,
+    pub(super) heap: Pickled<'a>,
     cells: usize,
 }
 
 /// Kinds that instructions ask for.
 const LIST: &str = "list";
 const SET: &str = "set";
-
-/// The instructions, named as in Python's `pickle`.
-mod op {
-    macro_rules! opcodes { ($($name:ident = $byte:expr),* $(,)?) => { $(pub(super) const $name: u8 = $byte;)* } }
-    opcodes! {
-        MARK = b'(', STOP = b'.', POP = b'0', POP_MARK = b'1', BINFLOAT = b'G', BININT = b'J', BININT1 = b'K',
-        BININT2 = b'M', NONE = b'N', BINPERSID = b'Q', REDUCE = b'R', BINSTRING = b'T', SHORT_BINSTRING = b'U',
-        BINUNICODE = b'X', APPEND = b'a', BUILD = b'b', GLOBAL = b'c', DICT = b'd', EMPTY_DICT = b'}',
-        APPENDS = b'e', BINGET = b'h', LONG_BINGET = b'j', LIST = b'l', EMPTY_LIST = b']', BINPUT = b'q',
-        LONG_BINPUT = b'r', SETITEM = b's', TUPLE = b't', EMPTY_TUPLE = b')', SETITEMS = b'u', PROTO = 0x80,
-        TUPLE1 = 0x85, TUPLE2 = 0x86, TUPLE3 = 0x87, NEWTRUE = 0x88, NEWFALSE = 0x89, LONG1 = 0x8a,
-        LONG4 = 0x8b, BINBYTES = b'B', SHORT_BINBYTES = b'C', SHORT_BINUNICODE = 0x8c, BINUNICODE8 = 0x8d,
-        BINBYTES8 = 0x8e, EMPTY_SET = 0x8f, ADDITEMS = 0x90, FROZENSET = 0x91, STACK_GLOBAL = 0x93,
-        MEMOIZE = 0x94, FRAME = 0x95, BYTEARRAY8 = 0x96,
-    }
-}
 
 impl<'a> Machine<'a> {
     fn step(&mut self, opcode: u8) -> Result<(), TorchError> {
@@ -210,7 +111,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn malformed(&self, what: &'static str) -> TorchError {
+    pub(super) fn malformed(&self, what: &'static str) -> TorchError {
         TorchError::Malformed { at: self.at, what }
     }
 
@@ -241,7 +142,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Bytes up to a line feed, as text.
-    fn line(&mut self) -> Result<&'a str, TorchError> {
+    pub(super) fn line(&mut self) -> Result<&'a str, TorchError> {
         let rest = &self.pickle[self.at..];
         let end = rest.iter().position(|byte| *byte == b'\n');
         let line = self.take(end.ok_or_else(|| self.malformed("a line has no end"))?)?;
@@ -262,7 +163,7 @@ impl<'a> Machine<'a> {
 
     // Stack, memo and memory
 
-    fn push(&mut self, value: Value<'a>) -> Result<(), TorchError> {
+    pub(super) fn push(&mut self, value: Value<'a>) -> Result<(), TorchError> {
         if self.stack.len() >= MAX_STACK {
             return Err(self.malformed("too many values on the stack"));
         }
@@ -270,7 +171,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn pop(&mut self) -> Result<Value<'a>, TorchError> {
+    pub(super) fn pop(&mut self) -> Result<Value<'a>, TorchError> {
         self.require(1)?;
         Ok(self.stack.pop().expect("require found one"))
     }
@@ -281,7 +182,7 @@ impl<'a> Machine<'a> {
         if self.stack.len() - floor < count { Err(self.malformed("the stack is empty")) } else { Ok(()) }
     }
 
-    fn top(&self) -> Result<Value<'a>, TorchError> {
+    pub(super) fn top(&self) -> Result<Value<'a>, TorchError> {
         self.require(1)?;
         Ok(*self.stack.last().expect("require found one"))
     }
@@ -301,7 +202,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Accounts for values that are kept.
-    fn spend(&mut self, cells: usize) -> Result<(), TorchError> {
+    pub(super) fn spend(&mut self, cells: usize) -> Result<(), TorchError> {
         self.cells = self.cells.saturating_add(cells);
         if self.cells <= MAX_CELLS {
             return Ok(());
@@ -380,7 +281,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn mapping(&mut self) -> Result<(), TorchError> {
+    pub(super) fn mapping(&mut self) -> Result<(), TorchError> {
         self.spend(1)?;
         self.heap.mappings.push(Vec::new());
         self.push(Value::Mapping(self.heap.mappings.len() - 1))
@@ -407,115 +308,6 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             _ => Err(self.malformed("entries for something that is not a mapping")),
-        }
-    }
-
-    // Globals and what they make
-
-    fn global(&mut self) -> Result<(), TorchError> {
-        let (module, name) = (self.line()?, self.line()?);
-        self.push(Value::Global(globals::find(module, name)?))
-    }
-
-    fn stack_global(&mut self) -> Result<(), TorchError> {
-        let (name, module) = (self.pop()?, self.pop()?);
-        let (Value::Str(module), Value::Str(name)) = (module, name) else {
-            return Err(self.malformed("the name of a global is not a string"));
-        };
-        self.push(Value::Global(globals::find(module, name)?))
-    }
-
-    /// A persistent id: `('storage', type, key, device, number of elements)`.
-    fn storage(&mut self) -> Result<(), TorchError> {
-        let id = match self.pop()? {
-            Value::Tuple(slice) => self.heap.tuple(slice),
-            _ => return Err(self.malformed("a persistent id is not a tuple")),
-        };
-        use Value::{Global as Name, Int, Str};
-        let &[Str("storage"), Name(Global::StorageType(element)), Str(key), Str(_), Int(len)] = id else {
-            return Err(self.malformed("a persistent id does not describe a storage"));
-        };
-        self.spend(1)?;
-        self.heap.storages.push(Storage { key, element, len });
-        self.push(Value::Storage(self.heap.storages.len() - 1))
-    }
-
-    fn call(&mut self) -> Result<(), TorchError> {
-        let (arguments, function) = (self.pop()?, self.pop()?);
-        let Value::Tuple(arguments) = arguments else {
-            return Err(self.malformed("arguments are not a tuple"));
-        };
-        match function {
-            Value::Global(Global::OrderedDict) if arguments.len == 0 => self.mapping(),
-            Value::Global(Global::Plain(kind)) => self.push(Value::Plain(kind)),
-            Value::Global(Global::Rebuild(function)) => {
-                let value = self.rebuild(function, arguments)?;
-                self.push(value)
-            }
-            _ => Err(self.malformed("a call of something that cannot be called")),
-        }
-    }
-
-    fn rebuild(&mut self, function: Rebuild, arguments: Slice) -> Result<Value<'a>, TorchError> {
-        let wrong = self.malformed("wrong arguments for rebuilding a tensor");
-        match (function, self.heap.tuple(arguments)) {
-            (Rebuild::TensorV2 | Rebuild::TensorV3, _) => self.tensor(function, arguments),
-            (Rebuild::Parameter, &[Value::Tensor(data), _, _] | &[Value::Tensor(data), _, _, _]) => {
-                Ok(Value::Tensor(data))
-            }
-            // An inner call of the same function is not written by torch and would make this recursive.
-            (
-                Rebuild::FromType,
-                &[
-                    Value::Global(Global::Rebuild(inner)),
-                    Value::Global(Global::TensorClass),
-                    Value::Tuple(arguments),
-                    _,
-                ],
-            ) if inner != Rebuild::FromType => self.rebuild(inner, arguments),
-            _ => Err(wrong),
-        }
-    }
-
-    fn tensor(&mut self, function: Rebuild, arguments: Slice) -> Result<Value<'a>, TorchError> {
-        let wrong = self.malformed("wrong arguments for rebuilding a tensor");
-        let arguments = self.heap.tuple(arguments);
-        let &[
-            Value::Storage(storage),
-            Value::Int(offset),
-            Value::Tuple(shape),
-            Value::Tuple(strides),
-            _,
-            _,
-            ref rest @ ..,
-        ] = arguments
-        else {
-            return Err(wrong);
-        };
-        let (dtype, metadata) = match (function, rest) {
-            (Rebuild::TensorV2, _) => (self.heap.storages[storage].element, rest),
-            (_, &[Value::Global(Global::Dtype(dtype)), ref rest @ ..]) => (dtype, rest),
-            _ => return Err(wrong),
-        };
-        let lazy = match *metadata {
-            [] => false,
-            [Value::Plain("None")] => false,
-            [Value::Mapping(index)] => {
-                !self.heap.mappings[index].iter().all(|(_, value)| *value == Value::Bool(false))
-            }
-            _ => return Err(wrong),
-        };
-        self.spend(1)?;
-        self.heap.tensors.push(Tensor { storage, dtype, offset, shape, strides, lazy });
-        Ok(Value::Tensor(self.heap.tensors.len() - 1))
-    }
-
-    /// Gives an object its attributes, which never hold part of a state dict. A tensor's would replace its data.
-    fn build(&mut self) -> Result<(), TorchError> {
-        self.pop()?;
-        match self.top()? {
-            Value::Mapping(_) | Value::Plain(_) => Ok(()),
-            _ => Err(self.malformed("attributes for something that has none")),
         }
     }
 }
