@@ -359,6 +359,8 @@ fn damaged_pickles_are_errors() {
         b"\x80\x09}.",
         b"\x80\x02}Ns.",
         b"\x80\x02u.",
+        b"\x80\x02}NN(s.",
+        b"\x80\x02N(0t.",
         b"\x80\x02(0.",
         b"\x80\x02h\x00.",
         b"\x80\x02q\x00.",
@@ -433,6 +435,10 @@ fn nesting_and_size_are_limited_without_recursion() {
     assert_eq!(error_of(&laughs.concat()), TorchError::TopLevel { found: "tuple" });
     // A list in itself.
     assert_eq!(error_of(b"\x80\x02]q\x00h\x00a."), TorchError::TopLevel { found: "list" });
+    // Arguments of _rebuild_from_type_v2 that name the function itself, again and again.
+    let globals = b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\nq\x00ctorch\nTensor\nq\x01)q\x02".to_vec();
+    let calls = [globals, b"(h\x00h\x01h\x02Ntq\x020".repeat(200_000), b"h\x00h\x02R.".to_vec()];
+    assert!(matches!(error_of(&calls.concat()), TorchError::Malformed { .. }));
     let memo = [b"\x80\x02N".to_vec(), b"\x94".repeat((1 << 22) + 1)].concat();
     assert!(matches!(error_of(&memo), TorchError::TooLarge { what: "values in data.pkl", .. }));
     let huge = vec![b'N'; (64 << 20) + 1];
