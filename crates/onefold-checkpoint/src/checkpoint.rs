@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::mapped::MappedFile;
+use crate::pytorch::{self, TorchTensor};
 use crate::{CheckpointError, Tensor, header};
 
 /// Weight files in the order in which they are looked for; an index wins over a single file of its kind.
@@ -144,8 +145,30 @@ fn safetensors_tensors(file: &Arc<MappedFile>) -> Result<Vec<(String, Tensor)>, 
     Ok(header.entries.into_iter().map(tensor).collect())
 }
 
-fn torch_tensors(_file: &Arc<MappedFile>) -> Result<Vec<(String, Tensor)>, Vec<CheckpointError>> {
-    Ok(Vec::new())
+fn torch_tensors(file: &Arc<MappedFile>) -> Result<Vec<(String, Tensor)>, Vec<CheckpointError>> {
+    let wrap = |source| vec![CheckpointError::Torch { path: file.path().to_owned(), source }];
+    let tensors = pytorch::read_layout(file).map_err(wrap)?;
+    Ok(tensors.into_iter().map(|t| (t.name.clone(), torch_tensor(file, t))).collect())
+}
+
+fn torch_tensor(file: &Arc<MappedFile>, t: TorchTensor) -> Tensor {
+    let start = t.offset as usize;
+    if is_contiguous(&t) {
+        let bytes = t.shape.iter().product::<usize>() * t.dtype.size();
+        Tensor::in_file(file.clone(), t.dtype, t.shape, start..start + bytes)
+    } else {
+        Tensor::strided(file.clone(), t.dtype, t.shape, t.strides, start)
+    }
+}
+
+/// Row major without gaps; the stride of a dimension of size 1 does not matter.
+fn is_contiguous(t: &TorchTensor) -> bool {
+    let mut expected = 1;
+    t.shape.iter().zip(&t.strides).rev().all(|(size, stride)| {
+        let fits = *size <= 1 || *stride == expected;
+        expected *= size;
+        fits
+    }) || t.shape.contains(&0)
 }
 
 #[derive(Deserialize)]

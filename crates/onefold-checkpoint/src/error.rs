@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Dtype;
+use crate::pytorch::TorchError;
 
 /// A problem with a checkpoint that is read or an output that is written.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +150,14 @@ pub enum CheckpointError {
         tensor: String,
         /// The shard's name.
         shard: String,
+    },
+    /// A PyTorch file that is damaged, or that could run code.
+    #[error("{path}: {source}", path = path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// Why it is refused.
+        source: TorchError,
     },
     /// The output directory exists already.
     #[error("{path}: exists already; give --force to replace it", path = path.display())]

@@ -10,6 +10,7 @@ mod error;
 pub mod header;
 pub mod mapped;
 pub mod output;
+pub mod pytorch;
 pub mod tensor;
 
 pub use checkpoint::Checkpoint;
