@@ -7,8 +7,8 @@
 //! <cache>/.locks/models--org--name/<etag>.lock           held while a blob is written
 //! ```
 //!
-//! A snapshot counts only when its key file (`config.json` or `adapter_config.json`) and all weights its index
-//! names are there. The downloader writes the key file last and the ref after it.
+//! A snapshot counts only when its key file (`config.json` or `adapter_config.json`) and all weights its
+//! index names are there. The downloader writes the key file last and the ref after it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -148,7 +148,7 @@ pub(super) fn missing(dir: &Path, what: Wanted) -> Result<Vec<String>, HubError>
     match select::weights(what, listed) {
         None => missing.push(select::expected(what).to_owned()),
         Some(Weights::Single(file) | Weights::Indexed(file)) if !has_file(dir, file) => {
-            missing.push(file.to_owned())
+            missing.push(file.to_owned());
         }
         Some(Weights::Single(_)) => {}
         Some(Weights::Indexed(index)) => {

@@ -4,20 +4,20 @@
 //! - `HEAD {endpoint}/{repo}/resolve/{commit}/{file}`: ETag and size
 //! - `GET` on the same address, with `Range` to go on
 //!
-//! Redirects are followed by hand: the token goes to the endpoint's own host only, never to the storage host it
-//! redirects to, and never from https to http.
+//! Redirects are followed by hand: the token goes to the endpoint's own host only, never to the storage host
+//! it redirects to, and never from https to http.
 
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::http::{HeaderMap, Response, StatusCode};
-use ureq::tls::{PemItem, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy};
+use ureq::http::{Response, StatusCode};
+use ureq::{Agent, Body};
 
 use super::HubEvent;
 use super::config::{HubConfig, check_endpoint};
 use super::error::HubError;
 use super::name::{Commit, RepoId, Revision, blob_name, encode};
+use super::wire::{bare, number, protocol, proxy, redirect, same_origin, text, tls};
 
 const MAX_REDIRECTS: usize = 8;
 /// Largest listing read; a hundred thousand files stay below.
@@ -91,7 +91,7 @@ impl<'a> Client<'a> {
         let revision_part = encode(revision.as_str(), "");
         let url = format!("{}/api/models/{repo}/revision/{revision_part}?blobs=true", self.endpoint);
         self.retrying(&repo.to_string(), events, |_| {
-            let response = self.follow("GET", &url, None)?;
+            let (response, _) = self.follow("GET", &url, None)?;
             if response.status() != StatusCode::OK {
                 let no_revision = text(response.headers(), "x-error-code") == Some("RevisionNotFound");
                 let absent = if no_revision { self.no_revision(repo, revision) } else { self.no_repo(repo) };
@@ -104,7 +104,7 @@ impl<'a> Client<'a> {
     /// Asks for the blob name and size of one file.
     pub(super) fn facts(&self, repo: &RepoId, commit: &Commit, file: &str) -> Result<FileFacts, HubError> {
         let url = self.file_url(repo, commit, file);
-        let response = self.follow("HEAD", &url, None)?;
+        let (response, _) = self.follow("HEAD", &url, None)?;
         let status = response.status();
         if !status.is_success() && !status.is_redirection() {
             return Err(self.refusal(repo, &url, &response, file_not_found(repo, commit, file)));
@@ -132,9 +132,11 @@ impl<'a> Client<'a> {
     ) -> Result<Response<Body>, HubError> {
         let url = self.file_url(repo, commit, file);
         let range = (start > 0).then(|| format!("bytes={start}-"));
-        let response = self.follow("GET", &url, range.as_deref())?;
+        let (response, at) = self.follow("GET", &url, range.as_deref())?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
+            // A storage host knows no tokens: its refusal says nothing about the user's rights.
+            _ if !same_origin(&at, &self.endpoint) => Err(status_error(&at, &response)),
             _ => Err(self.refusal(repo, &url, &response, file_not_found(repo, commit, file))),
         }
     }
@@ -143,37 +145,52 @@ impl<'a> Client<'a> {
         format!("{}/{repo}/resolve/{}/{}", self.endpoint, commit.as_str(), encode(file, "/"))
     }
 
-    /// Repeats `attempt` while it fails for a passing reason, with growing waits.
+    /// Repeats `attempt` while it fails for a passing reason, with growing waits. A transfer that got further
+    /// has all its attempts again: a large file over a bad line needs many.
     pub(super) fn retrying<T>(
         &self,
         subject: &str,
         events: &mut dyn FnMut(HubEvent<'_>),
         mut attempt: impl FnMut(&mut dyn FnMut(HubEvent<'_>)) -> Result<T, HubError>,
     ) -> Result<T, HubError> {
-        let mut delay = self.config.retry_delay;
-        for _ in 0..self.config.retries {
-            match attempt(events) {
-                Err(error) if error.is_transient() => {
-                    let wait = asked_wait(&error).unwrap_or(delay).min(MAX_WAIT);
-                    events(HubEvent::Retrying { subject, error: &error, wait });
-                    std::thread::sleep(wait);
-                    delay = delay.saturating_mul(2);
-                }
+        let fresh = (self.config.retries, self.config.retry_delay);
+        let (mut left, mut delay) = fresh;
+        let mut furthest = 0;
+        loop {
+            let error = match attempt(events) {
+                Err(error) if error.is_transient() => error,
                 result => return result,
+            };
+            if let HubError::Interrupted { received, .. } = error
+                && received > furthest
+            {
+                furthest = received;
+                (left, delay) = fresh;
             }
+            if left == 0 {
+                return Err(error);
+            }
+            let wait = asked_wait(&error).unwrap_or(delay).min(MAX_WAIT);
+            events(HubEvent::Retrying { subject, error: &error, wait });
+            std::thread::sleep(wait);
+            (left, delay) = (left - 1, delay.saturating_mul(2));
         }
-        attempt(events)
     }
 
     /// Sends a request and follows redirects; a `HEAD` stops at the one that describes the file.
-    fn follow(&self, method: &str, url: &str, range: Option<&str>) -> Result<Response<Body>, HubError> {
+    fn follow(
+        &self,
+        method: &str,
+        url: &str,
+        range: Option<&str>,
+    ) -> Result<(Response<Body>, String), HubError> {
         let mut at = url.to_owned();
         for _ in 0..MAX_REDIRECTS {
             let response = self.send(method, &at, range)?;
-            let Some(next) = redirect(&at, &response)? else { return Ok(response) };
+            let Some(next) = redirect(&at, &response)? else { return Ok((response, at)) };
             let described = response.headers().contains_key("x-linked-etag") || !same_origin(&at, &next);
             if method == "HEAD" && described {
-                return Ok(response);
+                return Ok((response, at));
             }
             at = next;
         }
@@ -211,12 +228,7 @@ impl<'a> Client<'a> {
                 gated: code == "GatedRepo",
                 tried: Vec::new(),
             },
-            _ => HubError::Status {
-                url: bare(url),
-                status,
-                message: text(headers, "x-error-message").unwrap_or_default().chars().take(200).collect(),
-                retry_after: number(headers, "retry-after").map(Duration::from_secs),
-            },
+            _ => status_error(url, response),
         }
     }
 
@@ -227,6 +239,16 @@ impl<'a> Client<'a> {
     fn no_revision(&self, repo: &RepoId, revision: &Revision) -> HubError {
         let (repo, revision) = (repo.to_string(), revision.as_str().to_owned());
         HubError::RevisionNotFound { repo, revision, endpoint: self.endpoint.clone() }
+    }
+}
+
+fn status_error(url: &str, response: &Response<Body>) -> HubError {
+    let headers = response.headers();
+    HubError::Status {
+        url: bare(url),
+        status: response.status().as_u16(),
+        message: text(headers, "x-error-message").unwrap_or_default().chars().take(200).collect(),
+        retry_after: number(headers, "retry-after").map(Duration::from_secs),
     }
 }
 
@@ -255,81 +277,4 @@ fn asked_wait(error: &HubError) -> Option<Duration> {
         HubError::Status { retry_after, .. } => *retry_after,
         _ => None,
     }
-}
-
-/// Where a response redirects to, as a whole address.
-fn redirect(at: &str, response: &Response<Body>) -> Result<Option<String>, HubError> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let to = text(response.headers(), "location").ok_or_else(|| protocol(at, "it redirects to nowhere"))?;
-    let next = if to.starts_with("//") {
-        format!("{}:{to}", at.split(':').next().unwrap_or("https"))
-    } else if to.starts_with('/') {
-        format!("{}{to}", origin(at))
-    } else {
-        to.to_owned()
-    };
-    let allowed = next.starts_with("https://") || (next.starts_with("http://") && at.starts_with("http://"));
-    if allowed { Ok(Some(next)) } else { Err(protocol(at, "it redirects to an address that is not https")) }
-}
-
-/// Scheme, host and port of an address.
-fn origin(url: &str) -> &str {
-    let host = url.find("://").map_or(0, |at| at + 3);
-    let end = url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at);
-    &url[..end]
-}
-
-fn same_origin(a: &str, b: &str) -> bool {
-    origin(a).eq_ignore_ascii_case(origin(b))
-}
-
-/// An address without its query, which may be signed.
-fn bare(url: &str) -> String {
-    url.split('?').next().unwrap_or(url).to_owned()
-}
-
-fn protocol(url: &str, reason: &str) -> HubError {
-    HubError::Protocol { url: bare(url), reason: reason.to_owned() }
-}
-
-fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-pub(super) fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
-    text(headers, name).and_then(|value| value.trim().parse().ok())
-}
-
-fn proxy(config: &HubConfig) -> Result<Option<Proxy>, HubError> {
-    let Some(address) = &config.proxy else { return Ok(None) };
-    let bad =
-        |_| HubError::BadSetting { name: "HTTPS_PROXY", reason: "is no usable proxy address".to_owned() };
-    let parsed = Proxy::new(address.reveal()).map_err(bad)?;
-    let Some(exceptions) = &config.no_proxy else { return Ok(Some(parsed)) };
-    let mut builder = Proxy::builder(parsed.protocol()).host(parsed.host()).port(parsed.port());
-    if let (Some(user), password) = (parsed.username(), parsed.password()) {
-        builder = builder.username(user).password(password.unwrap_or_default());
-    }
-    for host in exceptions.split(',').map(str::trim).filter(|host| !host.is_empty()) {
-        builder = builder.no_proxy(host);
-    }
-    builder.build().map(Some).map_err(bad)
-}
-
-fn tls(config: &HubConfig) -> Result<TlsConfig, HubError> {
-    let Some(path) = &config.ca_bundle else { return Ok(TlsConfig::default()) };
-    let pem = std::fs::read(path).map_err(|error| HubError::io(path, "read the certificates", error))?;
-    let certificates: Vec<_> = ureq::tls::parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        let reason = format!("{} holds no certificate", path.display());
-        return Err(HubError::BadSetting { name: "REQUESTS_CA_BUNDLE", reason });
-    }
-    Ok(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates)).build())
 }

@@ -1,7 +1,7 @@
 //! Settings of the resolver, and how the environment variables of the Hugging Face tools map to them.
 //!
-//! Libraries do not read the environment: [`HubConfig::from_env`] takes the lookup as a function, the command line
-//! passes `std::env::var`, a test passes a table. The names and their order of precedence are those of
+//! Libraries do not read the environment: [`HubConfig::from_env`] takes the lookup as a function, the command
+//! line passes `std::env::var`, a test passes a table. The names and their order of precedence are those of
 //! `huggingface_hub`, so that a user's cache, token and mirror keep working.
 
 use std::fmt;
@@ -90,8 +90,8 @@ impl HubConfig {
     /// Reads the settings through `get`, which returns the value of an environment variable.
     ///
     /// # Errors
-    /// [`HubError::BadSetting`] for an endpoint that is no web address, a timeout that is no number, a token with
-    /// characters no header can carry; [`HubError::Io`] for a token file that exists and cannot be read.
+    /// [`HubError::BadSetting`] for an endpoint that is no web address, a timeout that is no number, a token
+    /// with characters no header can carry; [`HubError::Io`] for a token file that exists and cannot be read.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, HubError> {
         let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
         let first = |names: &[&str]| names.iter().find_map(|name| get(name));

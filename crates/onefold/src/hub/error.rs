@@ -1,11 +1,11 @@
 //! What can go wrong on the way from a model's name to a folder.
 //!
-//! Every message says what was looked for, where, and what to do next. No variant carries the token: a message
-//! may be pasted into a bug report.
+//! Every message says what was looked for, where, and what to do next. No variant carries the token: a
+//! message may be pasted into a bug report.
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Why a model reference could not be turned into a local folder.
@@ -14,8 +14,8 @@ use std::time::Duration;
 pub enum HubError {
     /// The reference is neither an existing folder nor a name a hub could have.
     #[error(
-        "`{reference}` is no folder and no hub name ({reason}); looked in: {}; name an existing folder, or a hub \
-         model as `owner/name`", list(.tried)
+        "`{reference}` is no folder and no hub name ({reason}); looked in: {}; name an existing folder, or a \
+         hub model as `owner/name`", list(.tried)
     )]
     BadReference {
         /// The reference as written.
@@ -47,8 +47,8 @@ pub enum HubError {
     },
     /// A revision was given for something that is a local folder, which has none.
     #[error(
-        "revision `{revision}` was asked for, but `{reference}` is the local folder {}; drop the revision, or \
-         rename the folder if the hub model is meant", .path.display()
+        "revision `{revision}` was asked for, but `{reference}` is the local folder {}; drop the revision, \
+         or rename the folder if the hub model is meant", .path.display()
     )]
     RevisionOfFolder {
         /// The reference as written.
@@ -82,8 +82,9 @@ pub enum HubError {
     },
     /// Offline, and the cache has nothing for this revision.
     #[error(
-        "`{repo}` at `{revision}` is not in the cache {} and the network is switched off; unset HF_HUB_OFFLINE, or \
-         download it elsewhere and copy the cache; also looked in: {}", .cache.display(), list(.tried)
+        "`{repo}` at `{revision}` is not in the cache {} and the network is switched off; unset \
+         HF_HUB_OFFLINE, or download it elsewhere and copy the cache; also looked in: {}",
+        .cache.display(), list(.tried)
     )]
     OfflineNotCached {
         /// Repository.
@@ -149,7 +150,8 @@ pub enum HubError {
     },
     /// No weights in a layout this program reads.
     #[error(
-        "`{repo}` at {commit} has none of: {expected}; it holds {}; convert it to safetensors first", some(.found)
+        "`{repo}` at {commit} has none of: {expected}; it holds {}; convert it to safetensors first",
+        some(.found)
     )]
     NoWeights {
         /// Repository.
@@ -173,7 +175,8 @@ pub enum HubError {
     },
     /// No connection, or no answer in time.
     #[error(
-        "no answer from {url}: {reason}; check the network, HF_ENDPOINT and the proxy, or set HF_HUB_OFFLINE=1"
+        "no answer from {url}: {reason}; check the network, HF_ENDPOINT and the proxy, \
+         or set HF_HUB_OFFLINE=1"
     )]
     Unreachable {
         /// Address without its query.
@@ -182,7 +185,8 @@ pub enum HubError {
         reason: String,
     },
     /// The connection broke inside a file; what has arrived is kept.
-    #[error("the transfer of `{file}` stopped after {received} bytes{}: {reason}; run again to go on from there",
+    #[error(
+        "the transfer of `{file}` stopped after {received} bytes{}: {reason}; run again to go on from there",
         of(*.expected))]
     Interrupted {
         /// File.
@@ -206,7 +210,8 @@ pub enum HubError {
     },
     /// All bytes arrived but their SHA-256 is another.
     #[error(
-        "`{file}` should have SHA-256 {expected}, the bytes received have {found}; nothing was kept, try again"
+        "`{file}` should have SHA-256 {expected}, the bytes received have {found}; nothing was kept, \
+         try again"
     )]
     HashMismatch {
         /// File.
@@ -217,7 +222,9 @@ pub enum HubError {
         found: String,
     },
     /// The disk or quota is full.
-    #[error("no space left for {}{}; free some, or set HF_HOME to another disk, and run again", .path.display(),
+    #[error(
+        "no space left for {}{}; free some, or set HF_HOME to another disk, and run again",
+        .path.display(),
         needs(*.needed))]
     DiskFull {
         /// File being written.
@@ -276,7 +283,7 @@ impl HubError {
     }
 
     /// An I/O error at `path`, told apart as a full disk where it is one.
-    pub(super) fn io(path: &std::path::Path, action: &'static str, source: io::Error) -> Self {
+    pub(super) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::DiskFull { path: path.into(), needed: None }

@@ -1,15 +1,16 @@
 //! From the name of a model to a folder on this machine.
 //!
-//! A recipe names models as the user does: a folder, or a hub name with an optional revision. [`resolve`] tries, in
-//! this order,
+//! A recipe names models as the user does: a folder, or a hub name with an optional revision. [`resolve`]
+//! tries, in this order,
 //!
 //! 1. a local folder: absolute, below the recipe's folder, below the current folder, `~` expanded;
 //! 2. a complete snapshot in the shared Hugging Face cache, without any connection;
 //! 3. the hub, unless offline, into the same cache, going on where an earlier download stopped.
 //!
-//! The network side is `ureq` and the hub's documented HTTP interface rather than the `hf-hub` crate: as of 1.0 that
-//! crate starts each file anew after an interruption, checks neither status, size nor hash of what it stores as a
-//! blob, has no timeouts, reads the environment behind its caller's back, and brings two hundred more crates.
+//! The network side is `ureq` and the hub's documented HTTP interface rather than the `hf-hub` crate: as of
+//! 1.0 that crate starts each file anew after an interruption, checks neither status, size nor hash of what
+//! it stores as a blob, has no timeouts, reads the environment behind its caller's back, and brings two
+//! hundred more crates.
 
 mod cache;
 mod client;
@@ -17,9 +18,11 @@ mod config;
 mod error;
 mod fetch;
 mod name;
+mod part;
 mod select;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -125,8 +128,8 @@ pub enum HubEvent<'a> {
 
 /// Finds the folder for a model reference, downloading it if need be.
 ///
-/// `path` and `revision` are the two parts of `path@revision`; a revision is refused for a local folder. Relative
-/// paths are looked up below `relative_to` (the recipe's folder), then below the current folder.
+/// `path` and `revision` are the two parts of `path@revision`; a revision is refused for a local folder.
+/// Relative paths are looked up below `relative_to` (the recipe's folder), then below the current folder.
 ///
 /// # Errors
 /// See [`HubError`]. Names that no hub could have are refused before any connection is made.

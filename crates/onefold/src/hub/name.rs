@@ -1,9 +1,9 @@
 //! Names: what may stand for a model, a revision, a file of a repository.
 //!
-//! Everything here is checked before it becomes part of an address or of a path, so neither a recipe nor a hostile
-//! server can reach outside the cache. Rules for repository names: one or two parts of `[A-Za-z0-9._-]`, each at
-//! most 96 long, none starting or ending with `-` or `.`, no `--` or `..`, not ending in `.git` — the rules the hub
-//! itself applies when a repository is made.
+//! Everything here is checked before it becomes part of an address or of a path, so neither a recipe nor a
+//! hostile server can reach outside the cache. Rules for repository names: one or two parts of
+//! `[A-Za-z0-9._-]`, each at most 96 long, none starting or ending with `-` or `.`, no `--` or `..`, not
+//! ending in `.git` — the rules the hub itself applies when a repository is made.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
 //! Which files of a repository are worth fetching.
 //!
 //! Weights in one form only: safetensors if there are any, else `.bin`; an index wins over a single file, as
-//! mergekit and transformers read a folder. Beside them all small files at the top of the repository that a tokenizer,
-//! a chat template, remote code or the licence may consist of. Weights for other frameworks, precision variants and
-//! everything in sub-folders (`original/`, `onnx/`, `checkpoint-…/`) stay where they are, save for
-//! `additional_chat_templates/`.
+//! mergekit and transformers read a folder. Beside them all small files at the top of the repository that a
+//! tokenizer, a chat template, remote code or the licence may consist of. Weights for other frameworks,
+//! precision variants and everything in sub-folders (`original/`, `onnx/`, `checkpoint-…/`) stay where they
+//! are, save for `additional_chat_templates/`.
 
 use super::Wanted;
 

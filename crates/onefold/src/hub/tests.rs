@@ -240,16 +240,15 @@ fn truncated_transfer_goes_on_in_the_next_run() {
     let error = place.resolve("org/name").unwrap_err();
     match &error {
         HubError::Interrupted { file, received: 300_001, expected: Some(700_000), .. } => {
-            assert_eq!(file, SHARDS[1])
+            assert_eq!(file, SHARDS[1]);
         }
         _ => panic!("{error:?}"),
     }
     assert!(!place.repo().join("refs/main").exists());
     place.config.offline = true;
     let error = place.resolve_as("org/name", Some(COMMIT), Wanted::Model).unwrap_err();
-    assert!(
-        matches!(&error, HubError::OfflineIncomplete { missing, .. } if missing == &["config.json", SHARDS[1]])
-    );
+    assert!(matches!(&error, HubError::OfflineIncomplete { missing, .. } if
+            missing[..] == ["config.json", SHARDS[1]]));
 
     place.config.offline = false;
     server.take_log();
@@ -283,6 +282,24 @@ fn passing_failures_are_repeated_within_a_run() {
     assert_whole(&got.unwrap().dir);
     assert_eq!(repeated.len(), 4, "{repeated:?}");
     assert!(repeated[0].contains("503") && repeated[3].starts_with(SHARDS[0]), "{repeated:?}");
+}
+
+#[test]
+fn progress_renews_the_attempts() {
+    let server = hub();
+    server.change(|hub| (hub.cut, hub.cuts, hub.cut_step) = (Some((SHARDS[0], 100_000)), 6, 100_000));
+    let mut place = Place::new(&server.endpoint);
+    place.config.retries = 1;
+    assert_whole(&place.resolve("org/name").unwrap().dir);
+}
+
+#[test]
+fn refusal_by_the_storage_is_not_about_the_token() {
+    let server = hub();
+    server.change(|hub| hub.storage_failure = Some("403 Forbidden"));
+    let error = Place::new(&server.endpoint).resolve("org/name").unwrap_err();
+    assert!(matches!(&error, HubError::Status { status: 403, .. }), "{error}");
+    assert!(!error.to_string().contains("secret"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A model hub on the loopback interface: listing, file facts, files behind a redirect to a second "storage" host.
+//! A model hub on the loopback interface: listing, file facts, files behind a redirect to a second "storage"
+//! host.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -21,6 +22,10 @@ pub(super) struct Behaviour {
     pub(super) cut: Option<(&'static str, usize)>,
     /// How many times to cut.
     pub(super) cuts: usize,
+    /// How much later each further cut comes.
+    pub(super) cut_step: usize,
+    /// What the storage host answers to everything.
+    pub(super) storage_failure: Option<&'static str>,
     /// Answers to the first requests: status line and extra headers.
     pub(super) failures: Vec<&'static str>,
     pub(super) ignore_range: bool,
@@ -125,7 +130,7 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
         match name.to_ascii_lowercase().as_str() {
             "authorization" => request.token = Some(value.trim().trim_start_matches("Bearer ").to_owned()),
             "range" => {
-                request.start = value.trim().strip_prefix("bytes=")?.trim_end_matches('-').parse().ok()?
+                request.start = value.trim().strip_prefix("bytes=")?.trim_end_matches('-').parse().ok()?;
             }
             _ => {}
         }
@@ -198,7 +203,8 @@ fn file_reply(request: &Request, state: &mut Behaviour, name: &str, storage: &st
         let location =
             state.location.map_or_else(|| format!("{storage}/storage/{name}?sig=secret"), str::to_owned);
         let headers = format!(
-            "X-Repo-Commit: {COMMIT}\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {}\r\nLocation: {location}\r\n",
+            "X-Repo-Commit: {COMMIT}\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {}\r\n\
+             Location: {location}\r\n",
             bytes.len()
         );
         return head("302 Found", &headers, 0);
@@ -209,6 +215,9 @@ fn file_reply(request: &Request, state: &mut Behaviour, name: &str, storage: &st
 }
 
 fn storage_reply(request: &Request, state: &mut Behaviour, name: &str) -> Vec<u8> {
+    if let Some(status) = state.storage_failure {
+        return head(status, "", 0);
+    }
     let name = name.split('?').next().unwrap();
     let mut bytes = state.files[name].clone();
     if state.corrupt {
@@ -224,6 +233,7 @@ fn storage_reply(request: &Request, state: &mut Behaviour, name: &str) -> Vec<u8
     let end = match state.cut {
         Some((cut, at)) if cut == name && state.cuts > 0 => {
             state.cuts -= 1;
+            state.cut = Some((cut, at + state.cut_step));
             at.max(start)
         }
         _ => bytes.len(),
