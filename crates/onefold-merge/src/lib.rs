@@ -1,1 +1,2 @@
 //! onefold-merge
+pub mod params;

@@ -1,1 +1,2 @@
 //! onefold
+pub mod recipe;
