@@ -111,7 +111,11 @@ impl Kind {
             }
             Self::Integer { min, max } => {
                 let number = value.as_number().and_then(whole).ok_or_else(refused)?;
-                if (*min..=*max).contains(&number) { Ok(Value::Number(number as f64)) } else { Err(refused()) }
+                if (*min..=*max).contains(&number) {
+                    Ok(Value::Number(number as f64))
+                } else {
+                    Err(refused())
+                }
             }
             Self::Flag => value.as_flag().map(Value::Flag).ok_or_else(refused),
             Self::Choice(words) => match value {

@@ -2,12 +2,12 @@
 
 use onefold_merge::params::{Default, Kind, Level, Param, Value};
 
+use super::Recipe;
 use super::fields::{TOP, join};
 use super::layout::{Layout, ModuleContent, OutputSlice, Source};
 use super::model_ref::ModelRef;
 use super::problems::{Located, Place, Problems, did_you_mean, listed};
 use super::setting::{Case, Parameters, Plain, Setting};
-use super::Recipe;
 
 /// Reports a `merge_method` that is none of `methods`; says whether it is one.
 pub fn check_method(recipe: &Recipe, methods: &[&str], problems: &mut Problems) -> bool {
@@ -87,8 +87,11 @@ impl Check<'_> {
                 let given = source.parameters.contains_key(param.name) || has(above, param.name);
                 if !given && !problems.mentions(&format!("parameters.{}", param.name)) {
                     let message = format!("no `{}` for the model `{}`", param.name, source.model);
-                    let help =
-                        format!("`{}` requires `parameters: {{{}: …}}`, here or for all", self.method(), param.name);
+                    let help = format!(
+                        "`{}` requires `parameters: {{{}: …}}`, here or for all",
+                        self.method(),
+                        param.name
+                    );
                     problems.error(source.at.place, &source.at.path, message, Some(help));
                 }
             }
@@ -123,7 +126,8 @@ impl Check<'_> {
             };
             if level == Level::Model && param.level == Level::Global {
                 let message = format!("`{name}` has no effect on a single model");
-                let help = "it holds for all models of a tensor: move it to the recipe's `parameters`".to_owned();
+                let help =
+                    "it holds for all models of a tensor: move it to the recipe's `parameters`".to_owned();
                 problems.ineffective(setting.place, &path, message, Some(help));
             }
             self.setting(param, setting, &path, problems);
@@ -183,7 +187,9 @@ fn hides(earlier: &Case, later: &Case) -> bool {
 fn report_hidden(earlier: &Case, later: &Case, path: &str, problems: &mut Problems) {
     let message = match &earlier.filter {
         None => "never used: the case before it is for all tensors".to_owned(),
-        Some(filter) => format!("never used: the case with the filter `{filter}` comes first and fits as well"),
+        Some(filter) => {
+            format!("never used: the case with the filter `{filter}` comes first and fits as well")
+        }
     };
     let help = "the first case that fits counts; put the special ones first".to_owned();
     problems.ineffective(later.value.place, path, message, Some(help));
@@ -196,7 +202,9 @@ fn check_plain(kind: &Kind, plain: &Plain) -> Result<(), String> {
         Plain::Text(text) => Value::Text(text.clone()),
         Plain::TextList(texts) => Value::TextList(texts.clone()),
         Plain::Flags(_) if *kind == Kind::Flag => return Ok(()),
-        Plain::Flags(flags) => return Err(format!("expected {kind}, found a list of {} booleans", flags.len())),
+        Plain::Flags(flags) => {
+            return Err(format!("expected {kind}, found a list of {} booleans", flags.len()));
+        }
         Plain::Gradient(values) => return check_gradient(kind, values),
     };
     kind.check(&value).map(|_| ())
@@ -207,7 +215,8 @@ fn check_gradient(kind: &Kind, values: &[f64]) -> Result<(), String> {
         return Err(format!("expected {kind}, found a gradient of {} numbers", values.len()));
     }
     for (i, value) in values.iter().enumerate() {
-        kind.check(&Value::Number(*value)).map_err(|message| format!("value {} of the gradient: {message}", i + 1))?;
+        kind.check(&Value::Number(*value))
+            .map_err(|message| format!("value {} of the gradient: {message}", i + 1))?;
     }
     Ok(())
 }

@@ -157,7 +157,10 @@ mod tests {
 
     fn same(text: &str, sets: &[&str], expected: &str) {
         let values = |nodes: Vec<Node>| nodes.iter().map(Node::json).collect::<Vec<_>>();
-        assert_eq!(values(edited(text, sets).expect("no problem")), values(edited(expected, &[]).expect("valid")));
+        assert_eq!(
+            values(edited(text, sets).expect("no problem")),
+            values(edited(expected, &[]).expect("valid"))
+        );
     }
 
     #[test]
@@ -177,10 +180,22 @@ mod tests {
             ("m.x=1", "--set m.x=1: m.x: `x` is not a position in a list"),
             ("a.b=1", "--set a.b=1: a.b: `b` needs a mapping, found the number `1`"),
             ("a[0]=1", "--set a[0]=1: a[0]: `[0]` needs a list, found the number `1`"),
-            ("a=[", "--set a=[: a: the value is not YAML: not valid YAML: while parsing a node, did not find expected node content"),
-            ("a", "--set a: no `=` between path and value\n  help: write `key.path=value`, as in `parameters.lambda=0.5`"),
-            ("a..b=1", "--set a..b=1: `a..b` is not a path of keys\n  help: write `key.path=value`, as in `parameters.lambda=0.5`"),
-            ("m[x]=1", "--set m[x]=1: `m[x]` is not a path of keys\n  help: write `key.path=value`, as in `parameters.lambda=0.5`"),
+            (
+                "a=[",
+                "--set a=[: a: the value is not YAML: not valid YAML: while parsing a node, did not find expected node content",
+            ),
+            (
+                "a",
+                "--set a: no `=` between path and value\n  help: write `key.path=value`, as in `parameters.lambda=0.5`",
+            ),
+            (
+                "a..b=1",
+                "--set a..b=1: `a..b` is not a path of keys\n  help: write `key.path=value`, as in `parameters.lambda=0.5`",
+            ),
+            (
+                "m[x]=1",
+                "--set m[x]=1: `m[x]` is not a path of keys\n  help: write `key.path=value`, as in `parameters.lambda=0.5`",
+            ),
         ] {
             assert_eq!(edited("a: 1\nm: [{w: 1}]", &[set]), Err(expected.to_owned()));
         }
@@ -188,11 +203,7 @@ mod tests {
 
     #[test]
     fn several_documents_are_told_apart_by_name() {
-        same(
-            "name: one\na: 1\n---\na: 1",
-            &["one.a=2", "a=3"],
-            "name: one\na: 2\n---\na: 3",
-        );
+        same("name: one\na: 1\n---\na: 1", &["one.a=2", "a=3"], "name: one\na: 2\n---\na: 3");
         assert!(edited("name: one\n---\nname: two", &["a=3"]).is_err());
     }
 }

@@ -59,7 +59,9 @@ impl<'n> Fields<'n> {
     /// The keys of `node`, which must be a mapping; `what` says what it describes.
     pub fn of(node: &'n Node, path: &str, what: &str, problems: &mut Problems) -> Option<Self> {
         match &node.data {
-            Data::Map(entries) => Some(Self { path: path.to_owned(), entries, known: Vec::new(), unused: Vec::new() }),
+            Data::Map(entries) => {
+                Some(Self { path: path.to_owned(), entries, known: Vec::new(), unused: Vec::new() })
+            }
             _ => {
                 let message = format!("expected {what} (a mapping), found {}", node.describe());
                 problems.error(node.place, path, message, None);

@@ -181,8 +181,9 @@ fn source(node: &Node, path: &str, sliced: bool, problems: &mut Problems) -> Opt
     }
     let range = if sliced { Some(layer_range(node, &mut fields, path, problems)) } else { None };
     let parameters = setting::read(fields.get("parameters"), &join(path, "parameters"), problems);
-    let task =
-        fields.get("task").and_then(|node| fields::text(node, &join(path, "task"), "a task's name", problems));
+    let task = fields
+        .get("task")
+        .and_then(|node| fields::text(node, &join(path, "task"), "a task's name", problems));
     fields.finish(problems);
     let layer_range = match range {
         Some(range) => Some(range?),
@@ -259,8 +260,7 @@ fn sources(node: &Node, path: &str, problems: &mut Problems) -> Option<Vec<Sourc
     let length = |source: &Source| source.layer_range.map_or(0, |(start, end)| end - start);
     let first = sources.first().map_or(0, length);
     for source in sources.iter().filter(|source| length(source) != first) {
-        let message =
-            format!("{} layers, but the slice's first source has {first}", length(source));
+        let message = format!("{} layers, but the slice's first source has {first}", length(source));
         let help = "all sources of a slice need the same number of layers".to_owned();
         problems.error(source.at.place, &join(&source.at.path, "layer_range"), message, Some(help));
     }

@@ -161,7 +161,8 @@ fn names(recipes: &[Recipe], problems: &mut Problems) {
         if seen.insert(&name.value, ()).is_some() {
             problems.error(name.place, "name", format!("two merges are named `{}`", name.value), None);
         }
-        let usable = !name.value.contains(['/', '\\', '@', '+', '\0']) && !matches!(name.value.as_str(), "." | "..");
+        let usable =
+            !name.value.contains(['/', '\\', '@', '+', '\0']) && !matches!(name.value.as_str(), "." | "..");
         if !usable {
             let message = format!("{} cannot name a directory", node::shortened(&name.value));
             let help = "use a name without `/`, `\\`, `@` and `+`".to_owned();

@@ -44,10 +44,8 @@ impl ModelRef {
             Some((model, lora)) => (model, Some(lora)),
         };
         let (path, revision) = path_and_revision(model, text)?;
-        let lora = match lora.map(|lora| path_and_revision(lora, text)).transpose()? {
-            Some((path, revision)) => Some(AdapterRef { path, revision }),
-            None => None,
-        };
+        let lora = lora.map(|lora| path_and_revision(lora, text)).transpose()?;
+        let lora = lora.map(|(path, revision)| AdapterRef { path, revision });
         Ok(Self { path, revision, lora, override_architecture: None })
     }
 
@@ -124,8 +122,9 @@ fn part(node: &Node, path: &str, problems: &mut Problems) -> Option<(String, Opt
     let mut fields = Fields::of(node, path, "a path", problems)?;
     let location =
         fields.get("path").map(|node| fields::text(node, &fields.path("path"), "a path", problems));
-    let revision =
-        fields.get("revision").map(|node| fields::text(node, &fields.path("revision"), "a revision", problems));
+    let revision = fields
+        .get("revision")
+        .map(|node| fields::text(node, &fields.path("revision"), "a revision", problems));
     fields.finish(problems);
     let Some(location) = location else {
         problems.error(node.place, path, "no `path`", Some(MAPPING.to_owned()));

@@ -91,7 +91,13 @@ impl Problems {
     }
 
     /// Adds a key that is unknown or has no effect: an error, or a warning if lenient.
-    pub fn ineffective(&mut self, place: Place, path: &str, message: impl Into<String>, help: Option<String>) {
+    pub fn ineffective(
+        &mut self,
+        place: Place,
+        path: &str,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
         if !self.lenient {
             return self.error(place, path, message, help);
         }

@@ -90,18 +90,22 @@ fn integer(body: &str) -> Option<Meaning> {
 
 /// Digits and underscores in `base`; a value beyond `i64` becomes a float.
 fn radix(digits: &str, base: u32) -> Option<Meaning> {
-    let (mut exact, mut rough, mut any) = (Some(0i64), 0f64, false);
-    for c in digits.chars().filter(|c| *c != '_') {
-        let digit = c.to_digit(base)?;
-        any = true;
-        exact = exact.and_then(|n| n.checked_mul(i64::from(base))?.checked_add(i64::from(digit)));
-        rough = rough * f64::from(base) + f64::from(digit);
-    }
+    let digits = digits.replace('_', "");
     // `0_` is octal without digits: PyYAML strips the underscore and reads 0.
-    if !any {
+    if digits.is_empty() {
         return (base == 8).then_some(Meaning::Int(0));
     }
-    Some(exact.map_or(Meaning::Float(rough), Meaning::Int))
+    if !digits.chars().all(|c| c.is_digit(base)) {
+        return None;
+    }
+    if let Ok(exact) = i64::from_str_radix(&digits, base) {
+        return Some(Meaning::Int(exact));
+    }
+    if base == 10 {
+        return digits.parse().ok().map(Meaning::Float);
+    }
+    // Beyond 128 bits no setting has any use for the value.
+    u128::from_str_radix(&digits, base).ok().map(|wide| Meaning::Float(wide as f64))
 }
 
 /// An unsigned float with a dot; the exponent has a sign; base 60 allowed before the dot.
@@ -164,7 +168,8 @@ mod tests {
     #[test]
     fn reads_scalars_as_pyyaml_does() {
         let golden = include_str!("../../../../testdata/mergekit/scalars.json");
-        let rows: Vec<(String, String, serde_json::Value)> = serde_json::from_str(golden).expect("golden file");
+        let rows: Vec<(String, String, serde_json::Value)> =
+            serde_json::from_str(golden).expect("golden file");
         assert!(rows.len() > 90);
         for (text, kind, value) in rows {
             let (found_kind, found) = match plain(&text) {
@@ -175,7 +180,11 @@ mod tests {
                 Meaning::Float(x) => ("float", format!("{:016x}", x.to_bits())),
                 Meaning::Text => ("text", text.clone()),
             };
-            assert_eq!((found_kind, found.as_str()), (kind.as_str(), value.as_str().expect("text")), "{text:?}");
+            assert_eq!(
+                (found_kind, found.as_str()),
+                (kind.as_str(), value.as_str().expect("text")),
+                "{text:?}"
+            );
         }
     }
 

@@ -16,7 +16,7 @@ use onefold_merge::params::{Value, parse_number};
 
 use super::fields::{self, Fields, join};
 use super::node::{Data, Node};
-use super::problems::{Located, Place, Problems};
+use super::problems::{Located, Problems};
 use super::scalar::Meaning;
 
 /// What stands under one `parameters` key, in the recipe's order.
@@ -147,7 +147,8 @@ fn setting(node: &Node, path: &str, problems: &mut Problems) -> Option<Setting> 
                 problems.error(node.place, path, message, None);
                 return None;
             }
-            let cases = items.iter().enumerate().map(|(i, item)| case(item, &format!("{path}[{i}]"), problems));
+            let cases =
+                items.iter().enumerate().map(|(i, item)| case(item, &format!("{path}[{i}]"), problems));
             // Read all before giving up, so that every case's problems are seen.
             let cases: Vec<_> = cases.collect();
             cases.into_iter().collect::<Option<_>>().map(Setting::Conditional)
@@ -189,7 +190,7 @@ fn plain(node: &Node, path: &str, problems: &mut Problems) -> Option<Plain> {
             problems.error(node.place, path, "an empty list has no value", None);
             None
         }
-        Data::List(items) => gradient(items, node.place, path, problems),
+        Data::List(items) => gradient(items, path, problems),
         Data::Map(_) => {
             fields::unexpected(node, path, "a value or a list of values", problems);
             None
@@ -199,50 +200,62 @@ fn plain(node: &Node, path: &str, problems: &mut Problems) -> Option<Plain> {
             problems.error(node.place, path, "no value", Some(help));
             None
         }
-        Data::Scalar { text, meaning } => Some(scalar(text, *meaning)),
+        Data::Scalar { text, meaning } => {
+            let value = scalar(text, *meaning);
+            if value.is_none() {
+                fields::unexpected(node, path, "a finite number", problems);
+            }
+            value
+        }
     }
 }
 
-fn scalar(text: &str, meaning: Meaning) -> Plain {
+/// `None` for nothing and for `.nan` and `.inf`: they are no value of any setting.
+fn scalar(text: &str, meaning: Meaning) -> Option<Plain> {
     match meaning {
-        Meaning::Bool(flag) => Plain::Flag(flag),
-        Meaning::Int(number) => Plain::Number(number as f64),
-        Meaning::Float(number) => Plain::Number(number),
-        Meaning::Text | Meaning::Null => match parse_number(text) {
+        Meaning::Null => None,
+        Meaning::Bool(flag) => Some(Plain::Flag(flag)),
+        Meaning::Int(number) => Some(Plain::Number(number as f64)),
+        Meaning::Float(number) => number.is_finite().then_some(Plain::Number(number)),
+        Meaning::Text => Some(match parse_number(text).filter(|number| number.is_finite()) {
             Some(number) => Plain::Number(number),
             None => Plain::Text(text.to_owned()),
-        },
+        }),
     }
 }
 
 /// A list of scalars: numbers, booleans or texts. Booleans among numbers are 1 and 0.
-fn gradient(items: &[Node], place: Place, path: &str, problems: &mut Problems) -> Option<Plain> {
-    let scalars = items.iter().map(|item| match &item.data {
-        Data::Scalar { text, meaning } if *meaning != Meaning::Null => Some((text, scalar(text, *meaning))),
+fn gradient(items: &[Node], path: &str, problems: &mut Problems) -> Option<Plain> {
+    let scalars: Vec<_> = items.iter().map(item).collect();
+    let number = |value: &Option<Plain>| match value {
+        Some(Plain::Number(number)) => Some(*number),
+        Some(Plain::Flag(flag)) => Some(f64::from(u8::from(*flag))),
         _ => None,
-    });
-    let Some(scalars) = scalars.collect::<Option<Vec<_>>>() else {
-        problems.error(place, path, "expected numbers in the list, found another list or nothing", None);
-        return None;
     };
-    let numbers = scalars.iter().map(|(_, value)| match value {
-        Plain::Number(number) => Some(*number),
-        Plain::Flag(flag) => Some(f64::from(u8::from(*flag))),
+    let flag = |value: &Option<Plain>| if let Some(Plain::Flag(flag)) = value { Some(*flag) } else { None };
+    let text = |item: &Node| match &item.data {
+        Data::Scalar { text, meaning: Meaning::Text } => Some(text.clone()),
         _ => None,
-    });
-    let flags = scalars.iter().map(|(_, value)| if let Plain::Flag(flag) = value { Some(*flag) } else { None });
-    let quoted = items.iter().all(|i| matches!(i.data, Data::Scalar { meaning: Meaning::Text, .. }));
-    if let Some(flags) = flags.collect() {
+    };
+    if let Some(flags) = scalars.iter().map(flag).collect() {
         return Some(Plain::Flags(flags));
     }
-    if let Some(numbers) = numbers.collect() {
+    if let Some(numbers) = scalars.iter().map(number).collect() {
         return Some(Plain::Gradient(numbers));
     }
-    if quoted {
-        return Some(Plain::TextList(scalars.iter().map(|(text, _)| (*text).clone()).collect()));
+    if let Some(texts) = items.iter().map(text).collect() {
+        return Some(Plain::TextList(texts));
     }
-    let odd = scalars.iter().find(|(_, value)| matches!(value, Plain::Text(_)));
-    let odd = odd.map_or(String::new(), |(text, _)| super::node::shortened(text));
-    problems.error(place, path, format!("expected numbers in the list, found the text {odd}"), None);
+    let odd = items.iter().zip(&scalars).find(|(_, value)| number(value).is_none());
+    if let Some((odd, _)) = odd {
+        fields::unexpected(odd, path, "finite numbers in the list", problems);
+    }
     None
+}
+
+fn item(node: &Node) -> Option<Plain> {
+    match &node.data {
+        Data::Scalar { text, meaning } => scalar(text, *meaning),
+        _ => None,
+    }
 }

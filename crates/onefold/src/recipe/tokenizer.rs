@@ -200,9 +200,8 @@ fn token_of_model(
         problems.error(node.place, path, "no `model`: whose token is it", None);
     }
     let token = match (token, id) {
-        (Some(token), None) => {
-            fields::text(token, &join(path, "token"), "a token", problems).map(|t| TokenName::Text(t.to_owned()))
-        }
+        (Some(token), None) => fields::text(token, &join(path, "token"), "a token", problems)
+            .map(|t| TokenName::Text(t.to_owned())),
         (None, Some(id)) => {
             let what = "a token's number";
             let number = fields::count(id, &join(path, "token_id"), what, problems)?;

@@ -198,8 +198,7 @@ impl<'p> Loader<'p> {
             None | Some((true, "str")) => Meaning::Text,
             Some((true, "bool" | "int" | "float" | "null")) => scalar::plain(text),
             Some(_) => {
-                let found = tag.map_or(String::new(), ToString::to_string);
-                self.problems.error(place, "", format!("unknown tag `{found}`"), None);
+                self.unknown_tag(tag, place);
                 Meaning::Text
             }
         };
@@ -208,9 +207,18 @@ impl<'p> Loader<'p> {
 
     fn collection_tag(&mut self, tag: Option<&Tag>, expected: &str, place: Place) {
         let known = tag.is_none_or(|tag| tag.is_yaml_core_schema() && tag.suffix == expected);
-        if let (false, Some(tag)) = (known, tag) {
-            self.problems.error(place, "", format!("unknown tag `{tag}`"), None);
+        if !known {
+            self.unknown_tag(tag, place);
         }
+    }
+
+    fn unknown_tag(&mut self, tag: Option<&Tag>, place: Place) {
+        let name = tag.map_or(String::new(), |tag| match tag.is_yaml_core_schema() {
+            true => format!("!!{}", tag.suffix),
+            false => format!("{}{}", tag.handle, tag.suffix),
+        });
+        let help = "remove it; recipes need no tags".to_owned();
+        self.problems.error(place, "", format!("unknown tag `{name}`"), Some(help));
     }
 
     /// Takes a scalar as the key of the innermost mapping.
@@ -316,5 +324,126 @@ impl<'p> Loader<'p> {
             },
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn load(text: &str) -> Result<Vec<Document>, String> {
+        let mut problems = Problems::new("r.yml", &[], false);
+        let documents = parse(text, &mut problems).unwrap_or_default();
+        problems.or(documents).map(|(documents, _)| documents).map_err(|problems| problems.to_string())
+    }
+
+    fn one(text: &str) -> serde_json::Value {
+        let documents = load(text).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(documents.len(), 1);
+        documents[0].root.json()
+    }
+
+    #[test]
+    fn anchors_and_merge_keys_as_pyyaml() {
+        let text = "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {y: 4, <<: [{y: 5, z: 6}, {z: 7, w: 8}]}\nd: *a\ne: {'<<': 1}";
+        assert_eq!(
+            one(text),
+            json!({"a": {"x": 1, "y": 2}, "b": {"y": 3, "x": 1}, "c": {"y": 4, "z": 6, "w": 8},
+                   "d": {"x": 1, "y": 2}, "e": {"<<": 1}})
+        );
+        assert_eq!(one("- &k yes\n- &t text\n- {*t : *k}"), json!([true, "text", {"text": true}]));
+    }
+
+    #[test]
+    fn quotes_and_tags_decide_what_a_scalar_is() {
+        assert_eq!(
+            one("[yes, 'yes', \"1\", !!str 1, !!float 1.5, !!int '3', ~, '', 1e-5, |-\n]"
+                .replace("|-\n", "x")
+                .as_str()),
+            json!([true, "yes", "1", "1", 1.5, 3, null, "", "1e-5", "x"])
+        );
+        assert_eq!(one("a: |\n  0.5\nb:"), json!({"a": "0.5\n", "b": null}));
+    }
+
+    #[test]
+    fn byte_order_mark_line_ends_and_comments() {
+        assert_eq!(
+            one("\u{feff}# recipe\r\na: 1\r\nb:\r\n- x # y\r\n- z\r\n"),
+            json!({"a": 1, "b": ["x", "z"]})
+        );
+    }
+
+    #[test]
+    fn documents_keep_their_own_text() {
+        let text = "# é\na: 1\n---\nb: 2\n...\n---\n# nothing\n---\nc: 3\n";
+        let documents = load(text).expect("valid");
+        let texts: Vec<_> = documents.iter().map(|document| document.text.as_str()).collect();
+        assert_eq!(texts, ["# é\na: 1\n", "---\nb: 2\n...\n", "---\nc: 3\n"]);
+    }
+
+    #[test]
+    fn places_count_from_one() {
+        let documents = load("a: 1\nb:\n  - é: 2\n").expect("valid");
+        let Data::Map(entries) = &documents[0].root.data else { panic!("a mapping") };
+        let Data::List(items) = &entries["b"].value.data else { panic!("a list") };
+        let Data::Map(inner) = &items[0].data else { panic!("a mapping") };
+        assert_eq!(entries["b"].place, Place::Text { line: 2, column: 1 });
+        assert_eq!(inner["é"].value.place, Place::Text { line: 3, column: 8 });
+    }
+
+    #[test]
+    fn mistakes_that_pyyaml_hides_are_problems() {
+        for (text, expected) in [
+            ("a: 1\nb: 2\na: 3", "r.yml:3:1: the key `a` stands twice (first in line 1)"),
+            (
+                "on: 1",
+                "r.yml:1:1: a key must be text, found `on` (the boolean true)\n  help: write it in quotes: \"on\"",
+            ),
+            (
+                "5: 1",
+                "r.yml:1:1: a key must be text, found the number `5`\n  help: write it in quotes: \"5\"",
+            ),
+            (
+                "t: {{ x }}",
+                "r.yml:1:5: a key must be text, found a list or mapping\n  help: text that begins with `{` or `[` must be in quotes",
+            ),
+            ("a: !!binary x", "r.yml:1:4: unknown tag `!!binary`\n  help: remove it; recipes need no tags"),
+            ("a: !mine [x]", "r.yml:1:4: unknown tag `!mine`\n  help: remove it; recipes need no tags"),
+            ("a: &a [*a]", "r.yml:1:8: an alias inside what it refers to"),
+            ("a: {<<: 1}", "r.yml:1:9: `<<` takes mappings, found the number `1`"),
+        ] {
+            assert_eq!(load(text).map(|_| ()), Err(expected.to_owned()));
+        }
+        for broken in ["a: [1", "a: 'x", "a:\n\tb: 1", "a: b: c", "a: *b", "- a\nb: 1", "a:\n\t- b", "%"] {
+            let message = load(broken).expect_err(broken);
+            assert!(message.contains("not valid YAML"), "{broken}: {message}");
+        }
+    }
+
+    #[test]
+    fn hostile_sizes_are_refused() {
+        let laughs: String = (1..30).map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}, *a{0}]\n", i - 1)).collect();
+        let message = load(&format!("a0: &a0 x\n{laughs}")).expect_err("too large");
+        assert!(message.contains("too large once its aliases are expanded"), "{message}");
+        let long = format!("a: &a {}\nb: [{}]", "x".repeat(500_000), "*a, ".repeat(1000));
+        assert!(load(&long).expect_err("too large").contains("too large"));
+        let merges = format!("a: &a {{k: {}}}\nb:\n{}", "x".repeat(100_000), "  - {<<: *a}\n".repeat(10_000));
+        assert!(load(&merges).expect_err("too large").contains("too large"));
+        for deep in ["[".repeat(100_000), "- ".repeat(100_000), "a: {".repeat(60), "? ".repeat(50_000)] {
+            assert!(load(&deep).is_err());
+        }
+        let chain: String = (1..60).map(|i| format!("- &a{i} [*a{}]\n", i - 1)).collect();
+        assert!(
+            load(&format!("- &a0 x\n{chain}")).expect_err("deep").contains("deep once aliases are expanded")
+        );
+        assert!(load(&"x".repeat(MAX_TEXT + 1)).expect_err("long").contains("1048577 bytes"));
+        assert!(load(&"---\na: 1\n".repeat(300)).expect_err("many").contains("more than 256 documents"));
+    }
+
+    #[test]
+    fn many_keys_take_no_quadratic_time() {
+        let text: String = (0..100_000).map(|i| format!("k{i}:\n")).collect();
+        assert_eq!(one(&text).as_object().map(serde_json::Map::len), Some(100_000));
     }
 }
