@@ -7,7 +7,7 @@
 use indexmap::IndexMap;
 
 use super::node::{Data, Entry, Node, shortened};
-use super::problems::{Place, Problems, listed, suggestion};
+use super::problems::{Problems, listed, suggestion};
 use super::scalar::Meaning;
 
 /// A mapping that is being read.
@@ -74,11 +74,6 @@ impl<'n> Fields<'n> {
     pub fn get(&mut self, key: &'static str) -> Option<&'n Node> {
         self.known.push(key);
         self.entries.get(key).map(|entry| &entry.value).filter(|value| !value.is_null())
-    }
-
-    /// Where `key` stands.
-    pub fn place(&self, key: &str) -> Option<Place> {
-        self.entries.get(key).map(|entry| entry.place)
     }
 
     /// Path of `key` in this mapping.

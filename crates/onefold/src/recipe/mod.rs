@@ -12,10 +12,12 @@ pub mod check;
 pub mod edit;
 pub mod fields;
 pub mod layout;
+mod loader;
 pub mod model_ref;
 pub mod node;
 pub mod order;
 pub mod problems;
+mod read_layout;
 pub mod scalar;
 pub mod setting;
 pub mod tokenizer;
@@ -70,7 +72,7 @@ pub struct Recipe {
 /// The recipes of a file, without problems.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
-    /// The merges, in the file's order; [`order`] says in which order to run them.
+    /// The merges, in the file's order; [`order()`] says in which order to run them.
     pub recipes: Vec<Recipe>,
     /// Warnings, one line each; only if lenient.
     pub warnings: Vec<String>,
@@ -116,7 +118,7 @@ fn recipe(document: &Document, problems: &mut Problems) -> Option<Recipe> {
         problems.error(root.place, "", "no `merge_method`", None);
     }
     let base_model = top.get("base_model").and_then(|n| ModelRef::read(n, "base_model", problems));
-    let layout = layout::read(&mut top, root.place, problems);
+    let layout = read_layout::read(&mut top, root.place, problems);
     let parameters = setting::read(top.get("parameters"), "parameters", problems);
     let dtype = dtype(&mut top, "dtype", problems);
     let out_dtype = self::dtype(&mut top, "out_dtype", problems);

@@ -66,6 +66,9 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
+/// Most errors, and most warnings, that are kept; the rest are counted.
+const MAX_KEPT: usize = 200;
+
 /// All that is wrong with one recipe file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
@@ -74,18 +77,23 @@ pub struct Problems {
     lenient: bool,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// Errors beyond [`MAX_KEPT`].
+    more: usize,
 }
 
 impl Problems {
     /// No problems yet with the recipe `file` and the `--set` texts `sets`.
     pub fn new(file: &str, sets: &[String], lenient: bool) -> Self {
-        Self { file: file.to_owned(), sets: sets.to_vec(), lenient, errors: Vec::new(), warnings: Vec::new() }
+        let (errors, warnings) = (Vec::new(), Vec::new());
+        Self { file: file.to_owned(), sets: sets.to_vec(), lenient, errors, warnings, more: 0 }
     }
 
     /// Adds an error.
     pub fn error(&mut self, place: Place, path: &str, message: impl Into<String>, help: Option<String>) {
         let problem = Problem { place, path: path.to_owned(), message: message.into(), help };
-        if !self.errors.contains(&problem) {
+        if self.errors.len() == MAX_KEPT {
+            self.more += 1;
+        } else if !self.errors.contains(&problem) {
             self.errors.push(problem);
         }
     }
@@ -102,7 +110,7 @@ impl Problems {
             return self.error(place, path, message, help);
         }
         let problem = Problem { place, path: path.to_owned(), message: message.into(), help };
-        if !self.warnings.contains(&problem) {
+        if self.warnings.len() < MAX_KEPT && !self.warnings.contains(&problem) {
             self.warnings.push(problem);
         }
     }
@@ -157,7 +165,8 @@ fn sorted(problems: &[Problem]) -> Vec<&Problem> {
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<_> = self.errors().into_iter().map(|problem| self.describe(problem)).collect();
-        f.write_str(&lines.join("\n"))
+        f.write_str(&lines.join("\n"))?;
+        if self.more > 0 { write!(f, "\nand {} more problems", self.more) } else { Ok(()) }
     }
 }
 

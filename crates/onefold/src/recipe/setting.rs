@@ -1,8 +1,8 @@
 //! Settings: what may stand under `parameters`, and the value it has for one tensor.
 //!
 //! A setting is a value, a gradient over the depth of a slice, or a list of cases by tensor name. With n values
-//! and depth t in [0, 1] a gradient has, with s = t·(n−1) and i = ⌊s⌋, the value (1−f)·v[i] + f·v[i+1] where
-//! f = s−i; a list of booleans has v[i]. Of a list of cases the first one counts whose `filter` is absent, `*`
+//! and depth t in [0, 1] a gradient has, with s = t·(n−1) and i = ⌊s⌋, the value (1−f)·vᵢ + f·vᵢ₊₁ where
+//! f = s−i; a list of booleans has vᵢ. Of a list of cases the first one counts whose `filter` is absent, `*`
 //! or a substring of the tensor's name (no glob, no regular expression); if none fits, the next level is asked
 //! ([`resolve`]).
 //!
@@ -18,6 +18,9 @@ use super::fields::{self, Fields, join};
 use super::node::{Data, Node};
 use super::problems::{Located, Problems};
 use super::scalar::Meaning;
+
+/// Most entries of a list of cases: they are compared with one another, and searched for every tensor.
+const MAX_CASES: usize = 1000;
 
 /// What stands under one `parameters` key, in the recipe's order.
 pub type Parameters = IndexMap<String, Located<Setting>>;
@@ -144,6 +147,11 @@ fn setting(node: &Node, path: &str, problems: &mut Problems) -> Option<Setting> 
         Data::List(items) if items.iter().any(is_map) => {
             if !items.iter().all(is_map) {
                 let message = "expected a list of numbers or a list of `{filter, value}`, found a mixture";
+                problems.error(node.place, path, message, None);
+                return None;
+            }
+            if items.len() > MAX_CASES {
+                let message = format!("{} cases, more than the {MAX_CASES} that are allowed", items.len());
                 problems.error(node.place, path, message, None);
                 return None;
             }

@@ -255,6 +255,18 @@ fn a_weight_beside_the_model_is_explained() {
 }
 
 #[test]
+fn a_setting_at_the_top_level_is_explained() {
+    assert_eq!(
+        with_models("lambda: 0.5"),
+        "r.yml:4:1: unknown key `lambda`\n  help: settings of the merge method stand under `parameters:`"
+    );
+    assert_eq!(
+        error("model: a\nmodels: [{model: a, parameters: {weight: 1}}]"),
+        "r.yml:3:1: unknown key `model`\n  help: `model` stands in an entry of `models`, as in `models: [{model: …}]`"
+    );
+}
+
+#[test]
 fn typing_errors_are_recognised() {
     assert_eq!(
         judged("mergemethod: ties\nmodels: [{model: a}]", &[], false),
@@ -457,6 +469,43 @@ fn modules_have_models_or_slices() {
     assert_eq!(modules.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["text_decoder", "vision_tower"]);
     assert!(matches!(&modules[1].content, ModuleContent::Slices(slices) if slices.len() == 1));
     assert_eq!(Recipe { text: recipe.text.clone(), ..read_ok(&recipe.to_yaml()) }, recipe);
+}
+
+#[test]
+fn hostile_recipes_are_judged_quickly() {
+    let keys: String = (0..60_000).map(|i| format!("k{i}: 1\n")).collect();
+    let message = with_models(&keys);
+    assert!(message.ends_with("and 59800 more problems"));
+    let cases: String = (0..20_000).map(|i| format!("{{filter: f{i}, value: 1}}, ")).collect();
+    assert!(
+        with_models(&format!("parameters: {{t: [{cases}]}}")).contains("20000 cases, more than the 1000")
+    );
+    let models: String = (0..20_000).map(|i| format!("- model: m{i}\n")).collect();
+    assert!(error(&format!("models:\n{models}")).contains("no `weight` for the model `m0`"));
+}
+
+#[test]
+fn long_and_strange_texts_are_written_back() {
+    let long = "x".repeat(2000);
+    for token in [
+        long.as_str(),
+        "a: b",
+        "- a",
+        "1e-5",
+        "~",
+        "\u{85}\u{2028}\u{feff}\u{1}",
+        "\"\\\n\t",
+        "é😀",
+        "<<",
+        "=",
+    ] {
+        let mut recipe = read_ok("merge_method: x\nmodels: [{model: a}]\ntokenizer: {source: union}");
+        let tokenizer = recipe.tokenizer.as_mut().expect("a tokenizer");
+        tokenizer.tokens.insert(token.to_owned(), TokenSpec { source: Some(TokenSource::Zero), force: true });
+        recipe.name = Some(Located::new(token.replace(['/', '\\'], ""), Place::START));
+        let again = read_ok(&recipe.to_yaml());
+        assert_eq!(Recipe { text: recipe.text.clone(), ..again }, recipe, "{token:?}");
+    }
 }
 
 // Sections 5.1 and 5.6: vocabulary

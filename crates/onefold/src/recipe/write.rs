@@ -19,8 +19,7 @@ fn block(value: &Value, indent: usize, out: &mut String) {
                 if i > 0 || !at_entry(out) {
                     pad(indent, out);
                 }
-                out.push_str(&text(key));
-                out.push(':');
+                self::key(key, indent, out);
                 child(value, indent, out);
             }
         }
@@ -37,6 +36,20 @@ fn block(value: &Value, indent: usize, out: &mut String) {
             out.push('\n');
         }
     }
+}
+
+/// A key and its colon. YAML allows 1024 characters before a colon in the same line.
+fn key(key: &str, indent: usize, out: &mut String) {
+    let key = text(key);
+    if key.len() < 1000 {
+        out.push_str(&key);
+    } else {
+        out.push_str("? ");
+        out.push_str(&key);
+        out.push('\n');
+        pad(indent, out);
+    }
+    out.push(':');
 }
 
 /// Whether the text ends in `- `, after which a mapping's first key stands in the same line.
