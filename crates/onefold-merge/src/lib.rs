@@ -2,5 +2,6 @@
 pub mod error;
 pub mod kernels;
 pub mod order;
+pub mod params;
 pub mod scan;
 pub use error::MergeError;

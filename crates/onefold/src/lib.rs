@@ -1,2 +1,3 @@
 //! onefold
 pub mod hub;
+pub mod recipe;
