@@ -60,6 +60,8 @@ pub enum Kind {
     Flag,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// `true` or `false`, or one of these words.
+    FlagOr(&'static [&'static str]),
     /// A list of texts.
     TextList,
 }
@@ -122,6 +124,10 @@ impl Kind {
                 Value::Text(word) if words.contains(&word.as_str()) => Ok(value.clone()),
                 _ => Err(refused()),
             },
+            Self::FlagOr(words) => match value {
+                Value::Text(word) if words.contains(&word.as_str()) => Ok(value.clone()),
+                _ => value.as_flag().map(Value::Flag).ok_or_else(refused),
+            },
             Self::TextList => match value {
                 Value::TextList(_) => Ok(value.clone()),
                 Value::Text(text) => Ok(Value::TextList(vec![text.clone()])),
@@ -146,6 +152,10 @@ impl fmt::Display for Kind {
             Self::Choice([first @ .., last]) => {
                 let list: Vec<_> = first.iter().map(|word| format!("`{word}`")).collect();
                 write!(f, "{} or `{last}`", list.join(", "))
+            }
+            Self::FlagOr(words) => {
+                let list: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+                write!(f, "true, false or {}", list.join(" or "))
             }
             Self::TextList => f.write_str("a list of texts"),
         }

@@ -22,8 +22,8 @@ pub const BLOCK: usize = 16 * 1024;
 pub enum Grain {
     /// Anywhere: the computation is local to an element.
     Element,
-    /// Only between rows (vectors along the last dimension).
-    Row,
+    /// Only between rows of this length.
+    Rows(usize),
 }
 
 /// One input of a tensor.
@@ -120,6 +120,11 @@ impl Scan {
         self.shape.last().copied().unwrap_or(1).max(1)
     }
 
+    /// The same tensor with one operand only.
+    pub fn only(&self, operand: usize) -> Self {
+        Self { operands: vec![self.operands[operand].clone()], ..self.clone() }
+    }
+
     /// The blocks of the tensor for a grain.
     pub fn blocks(&self, grain: Grain) -> Vec<Range<usize>> {
         cut(0..self.len(), self.block_len(grain))
@@ -192,7 +197,7 @@ impl Scan {
     fn block_len(&self, grain: Grain) -> usize {
         match grain {
             Grain::Element => BLOCK,
-            Grain::Row => (BLOCK / self.width()).max(1) * self.width(),
+            Grain::Rows(width) => (BLOCK / width).max(1) * width,
         }
     }
 }
@@ -254,7 +259,7 @@ mod tests {
     #[test]
     fn blocks_cover_the_tensor_and_rows_stay_whole() {
         let scan = plain(&[5, 7000], &[vec![0.0; 35000]]);
-        assert_eq!(scan.blocks(Grain::Row), vec![0..14000, 14000..28000, 28000..35000]);
+        assert_eq!(scan.blocks(Grain::Rows(7000)), vec![0..14000, 14000..28000, 28000..35000]);
         assert_eq!(scan.blocks(Grain::Element), vec![0..16384, 16384..32768, 32768..35000]);
         assert!(plain(&[0], &[vec![]]).blocks(Grain::Element).is_empty());
     }

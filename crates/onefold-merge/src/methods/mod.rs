@@ -1,0 +1,238 @@
+//! The merge methods. [`METHODS`] is the one list: documentation, command-line help, recipe checks and contract tests
+//! follow from it. To add a method, write its file and add its entry here.
+//!
+//! A method turns a [`Task`] into a [`Rule`]. The rule looks at the tensor as often as it needs ([`Rule::prepare`])
+//! and returns a [`Kernel`] that is local to an element or a row; the stream applies the kernel block by block.
+
+use std::fmt::Debug;
+
+use crate::MergeError;
+use crate::order::Cut;
+use crate::params::{Default, Kind, Level, Param};
+use crate::scan::{Grain, Scan, View};
+use crate::task::Task;
+
+pub mod arcee_fusion;
+pub mod geometry;
+pub mod gta;
+pub mod karcher;
+pub mod linear;
+pub mod metagpt;
+pub mod model_stock;
+pub mod multislerp;
+pub mod nearswap;
+pub mod nuslerp;
+pub mod passthrough;
+pub mod ram;
+pub mod sce;
+pub mod slerp;
+pub mod svd;
+
+/// Every method, in the order of the documentation.
+pub static METHODS: &[&Method] = &[
+    &metagpt::METAGPT,
+    &gta::TASK_ARITHMETIC,
+    &gta::TIES,
+    &gta::DARE_LINEAR,
+    &gta::DARE_TIES,
+    &gta::BREADCRUMBS,
+    &gta::BREADCRUMBS_TIES,
+    &gta::DELLA,
+    &gta::DELLA_LINEAR,
+    &linear::LINEAR,
+    &slerp::SLERP,
+    &nuslerp::NUSLERP,
+    &multislerp::MULTISLERP,
+    &karcher::KARCHER,
+    &model_stock::MODEL_STOCK,
+    &sce::SCE,
+    &ram::RAM,
+    &ram::RAMPLUS_TL,
+    &nearswap::NEARSWAP,
+    &arcee_fusion::ARCEE_FUSION,
+    &svd::TSV_M,
+    &svd::ISO_C,
+    &svd::ISO_CTS,
+    &passthrough::PASSTHROUGH,
+];
+
+/// The method of that name.
+pub fn find(name: &str) -> Option<&'static Method> {
+    METHODS.iter().copied().find(|m| m.name == name)
+}
+
+/// A merge method: what it is called, what it needs, and how it is built.
+#[derive(Debug)]
+pub struct Method {
+    /// Name in recipes.
+    pub name: &'static str,
+    /// The idea in some eight words.
+    pub summary: &'static str,
+    /// Where it was published.
+    pub source: &'static str,
+    /// What the base model is to it.
+    pub base: BaseRole,
+    /// Least and greatest number of operands (experts, and the base where it is an operand).
+    pub operands: (usize, usize),
+    /// Whether embeddings with different numbers of rows are cropped to the smallest (as mergekit does) or refused.
+    pub crops_embeddings: bool,
+    /// Passes over the inputs, in words.
+    pub passes: &'static str,
+    /// Parameters.
+    pub params: &'static [Param],
+    /// Builds the rule for one tensor.
+    pub build: fn(&Task) -> Result<Box<dyn Rule>, String>,
+}
+
+impl Method {
+    /// The declaration of a parameter.
+    pub fn param(&self, name: &str) -> Option<&'static Param> {
+        self.params.iter().find(|p| p.name == name)
+    }
+}
+
+/// What `base_model` is to a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseRole {
+    /// Gives config and tokenizer only; takes part if it is listed as a model.
+    Donor,
+    /// One of the operands, whether listed or not.
+    Operand,
+    /// Origin of the task vectors, if given.
+    OptionalOrigin,
+    /// Origin of the task vectors.
+    Origin,
+}
+
+/// A method with its parameters for one tensor.
+pub trait Rule: Send + Sync + Debug {
+    /// What must be known of the whole model before a tensor can be prepared.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Squared norms of the task vectors of this tensor, for coefficients that depend on the model.
+    ///
+    /// # Errors
+    /// If an input cannot be read.
+    fn squared_norms(&self, _scan: &Scan, _survey: &ModelSurvey) -> Result<Vec<f64>, MergeError> {
+        Ok(Vec::new())
+    }
+
+    /// How the operands are ranked over the whole model: for each operand, the numbers of elements to keep out of `n`.
+    fn ranks(&self, _n: u64) -> Vec<Vec<u64>> {
+        Vec::new()
+    }
+
+    /// Takes the statistics it needs of the tensor and returns the local computation.
+    ///
+    /// # Errors
+    /// If an input cannot be read or the method is undefined for it.
+    fn prepare(&self, scan: &Scan, model: &ModelSurvey) -> Result<Box<dyn Kernel>, MergeError>;
+}
+
+/// What a rule asks of the whole model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Coefficients from the norms of task vectors, over these groups of tensors.
+    pub norms: Option<Group>,
+    /// Cut-offs of magnitudes over the whole model.
+    pub cuts: bool,
+}
+
+/// Tensors that share coefficients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// All.
+    Model,
+    /// Those of one layer; those outside of layers by the first part of their name.
+    Layer,
+}
+
+/// What was found out about the whole model, as far as it concerns one tensor.
+#[derive(Debug, Clone, Default)]
+pub struct ModelSurvey {
+    /// Squared norms of each task vector over the tensor's group.
+    pub squared_norms: Option<Vec<f64>>,
+    /// Per operand the cuts that [`Rule::ranks`] asked for, in positions of this tensor.
+    pub cuts: Option<Vec<Vec<Cut>>>,
+}
+
+/// The local part of a merge.
+pub trait Kernel: Send + Sync + Debug {
+    /// How blocks may be cut.
+    fn grain(&self) -> Grain {
+        Grain::Element
+    }
+
+    /// The coefficient of each operand, where the method has one per tensor: for the report.
+    fn coefficients(&self) -> Option<Vec<f64>> {
+        None
+    }
+
+    /// Writes the merged values of a block to `out`: with an origin, the merged *task vector*, to which the origin is
+    /// added afterwards.
+    fn merge(&self, block: &View<'_>, scratch: &mut Scratch, out: &mut [f32]);
+}
+
+/// Buffers for kernels, kept by each worker.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// One per operand.
+    pub rows: Vec<Vec<f32>>,
+    /// For anything.
+    pub a: Vec<f32>,
+    /// For anything.
+    pub b: Vec<f32>,
+    /// Random numbers.
+    pub random: Vec<u32>,
+    /// Pairs for sorting.
+    pub order: Vec<u64>,
+}
+
+impl Scratch {}
+
+/// A weight of each model without default.
+const WEIGHT: Param = Param {
+    name: "weight",
+    level: Level::Model,
+    kind: Kind::NUMBER,
+    default: Default::Required,
+    help: "share of the model in the result",
+};
+
+/// A linear combination with one coefficient per operand.
+#[derive(Debug)]
+pub struct Combination {
+    coefficients: Vec<f64>,
+}
+
+impl Combination {
+    /// A combination with these coefficients.
+    pub fn kernel(coefficients: Vec<f64>) -> Box<dyn Kernel> {
+        Box::new(Self { coefficients })
+    }
+}
+
+impl Kernel for Combination {
+    fn coefficients(&self) -> Option<Vec<f64>> {
+        Some(self.coefficients.clone())
+    }
+
+    fn merge(&self, block: &View<'_>, _: &mut Scratch, out: &mut [f32]) {
+        combine(&self.coefficients, block.vectors, out);
+    }
+}
+
+/// `out = Σ cᵢ xᵢ`.
+pub fn combine<V: AsRef<[f32]>>(coefficients: &[f64], vectors: &[V], out: &mut [f32]) {
+    use crate::kernels::{add_scaled, scaled};
+    let mut pairs = coefficients.iter().zip(vectors);
+    match pairs.next() {
+        Some((c, x)) => scaled(out, *c as f32, x.as_ref()),
+        None => out.fill(0.0),
+    }
+    for (c, x) in pairs {
+        add_scaled(out, *c as f32, x.as_ref());
+    }
+}
