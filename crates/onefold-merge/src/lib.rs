@@ -1,1 +1,3 @@
 //! onefold-merge
+
+pub mod svd;
