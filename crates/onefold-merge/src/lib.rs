@@ -1,3 +1,4 @@
 //! onefold-merge
 
+pub mod emr;
 pub mod svd;

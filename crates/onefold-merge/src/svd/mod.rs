@@ -158,14 +158,14 @@ pub fn peak_bytes(method: SvdMethod, k: usize, rows: usize, cols: usize) -> u64 
     }
     // p×p matrices: 7 while a spectrum is computed, the rest what the method holds meanwhile.
     let squares = match method {
-        SvdMethod::TsvM => 10,
+        SvdMethod::TsvM => 11,
         SvdMethod::IsoC => 7,
         SvdMethod::IsoCts { .. } => 13,
     };
     let width = (BLOCK as u64).min(n); // four blocks, and the panel of a reduction
     let wide = p.saturating_mul(width).saturating_mul(6);
     let numbers = p.saturating_mul(p).saturating_mul(squares).saturating_add(wide);
-    numbers.saturating_mul(8).saturating_add(result).saturating_add(1 << 16)
+    numbers.saturating_mul(8).saturating_add(result).saturating_add(2 << 20) // packing buffers of the matrix product
 }
 
 /// Δ = left · right, `left` p×r in memory, `right` r×n streamed.
