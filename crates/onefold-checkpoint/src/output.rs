@@ -161,8 +161,8 @@ pub struct Output {
 #[derive(Debug)]
 struct Journal {
     file: File,
-    /// Finished tensors whose data is not yet known to be on disk.
-    waiting: Vec<usize>,
+    /// Finished tensors, with their notes, whose data is not yet known to be on disk.
+    waiting: Vec<(usize, String)>,
 }
 
 /// The state in which [`Output::create`] found the place.
@@ -170,8 +170,8 @@ struct Journal {
 pub struct Opened {
     /// The output.
     pub output: Output,
-    /// For each tensor, whether an earlier run of the same job finished it.
-    pub finished: Vec<bool>,
+    /// For each tensor that an earlier run of the same job finished, the note it left.
+    pub finished: Vec<Option<String>>,
 }
 
 impl Output {
@@ -233,13 +233,15 @@ impl Output {
         Ok(())
     }
 
-    /// Notes that all bytes of a tensor were written. From time to time this syncs and makes the note durable.
+    /// Records that all bytes of a tensor were written, with a `note` of one line that a resumed run gets back. From time
+    /// to time this syncs and makes the records durable.
     ///
     /// # Errors
     /// If the system refuses to sync.
-    pub fn finish(&self, tensor: usize) -> Result<(), CheckpointError> {
+    pub fn finish(&self, tensor: usize, note: &str) -> Result<(), CheckpointError> {
+        debug_assert!(!note.contains('\n'), "the journal is made of lines");
         let mut journal = self.journal.lock().expect("no holder of the journal panics");
-        journal.waiting.push(tensor);
+        journal.waiting.push((tensor, note.to_owned()));
         if self.unsynced.load(Ordering::Relaxed) < SYNC_EVERY {
             return Ok(());
         }
@@ -314,7 +316,7 @@ impl Output {
         for (shard, file) in self.layout.shards.iter().zip(&self.files) {
             file.sync_data().map_err(CheckpointError::io(&self.partial.join(&shard.name), "sync"))?;
         }
-        let lines: String = journal.waiting.drain(..).map(|t| format!("{t}\n")).collect();
+        let lines: String = journal.waiting.drain(..).map(|(t, note)| format!("{t} {note}\n")).collect();
         let path = self.partial.join(JOURNAL);
         journal.file.write_all(lines.as_bytes()).map_err(CheckpointError::io(&path, "write"))?;
         journal.file.sync_data().map_err(CheckpointError::io(&path, "sync"))
@@ -380,11 +382,11 @@ fn open_journal(partial: &Path) -> Result<(File, Vec<String>), CheckpointError> 
     Ok((file, lines))
 }
 
-fn finished_tensors(lines: &[String], count: usize) -> Vec<bool> {
-    let mut finished = vec![false; count];
-    for index in lines[1..].iter().filter_map(|line| line.parse::<usize>().ok()) {
-        if let Some(done) = finished.get_mut(index) {
-            *done = true;
+fn finished_tensors(lines: &[String], count: usize) -> Vec<Option<String>> {
+    let mut finished = vec![None; count];
+    for (index, note) in lines[1..].iter().filter_map(|line| line.split_once(' ')) {
+        if let Some(done) = index.parse::<usize>().ok().and_then(|i| finished.get_mut(i)) {
+            *done = Some(note.to_owned());
         }
     }
     finished
@@ -492,7 +494,7 @@ mod tests {
     fn fill(output: &Output, tensor: usize) {
         let n = output.layout().tensors()[tensor].shape[0];
         output.write(tensor, 0, &vec![tensor as u8 + 1; n]).unwrap();
-        output.finish(tensor).unwrap();
+        output.finish(tensor, "note").unwrap();
     }
 
     fn create(dir: &Path, job: &str) -> Result<Opened, CheckpointError> {
@@ -536,7 +538,7 @@ mod tests {
         assert!(Checkpoint::open(&partial.join("model-00001-of-00002.safetensors")).is_err());
         assert!(!out.exists());
         let again = create(&out, "job").unwrap();
-        assert_eq!(again.finished, [false, true, false]);
+        assert_eq!(again.finished, [None, Some("note".to_owned()), None]);
         fill(&again.output, 0);
         fill(&again.output, 2);
         again.output.commit(None).unwrap();
@@ -551,11 +553,11 @@ mod tests {
         fill(&output, 1);
         let partial = output.suspend().unwrap();
         let mut journal = OpenOptions::new().append(true).open(partial.join(JOURNAL)).unwrap();
-        journal.write_all(b"2").unwrap();
+        journal.write_all(b"2 cu").unwrap();
         let resumed = create(&out, "job").unwrap();
-        assert_eq!(resumed.finished, [false, true, false]);
+        assert_eq!(resumed.finished.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false]);
         drop(resumed);
-        assert_eq!(create(&out, "other").unwrap().finished, [false; 3]);
+        assert_eq!(create(&out, "other").unwrap().finished, [None, None, None]);
     }
 
     #[test]

@@ -15,6 +15,15 @@ pub trait Elements: Send + Sync + fmt::Debug {
     /// Writes the elements `start..start + out.len()` (row-major positions) to `out`.
     fn read(&self, start: usize, out: &mut [f32]);
 
+    /// Writes the bytes of the elements from `start` on, in the tensor's own dtype, to `out`. Returns whether it can:
+    /// computed tensors exist only as `f32`.
+    fn read_bytes(&self, start: usize, out: &mut [u8]) -> bool {
+        let Some(stored) = self.stored() else { return false };
+        let first = start * stored.dtype.size();
+        out.copy_from_slice(&stored.bytes[first..first + out.len()]);
+        true
+    }
+
     /// All elements as stored, when they lie in one piece in their own dtype.
     fn stored(&self) -> Option<Stored<'_>> {
         None
@@ -99,6 +108,11 @@ impl Tensor {
         self.elements.read(start, out);
     }
 
+    /// Reads the bytes of elements from position `start` on, in the tensor's dtype; `false` if they are computed.
+    pub fn read_bytes(&self, start: usize, out: &mut [u8]) -> bool {
+        self.elements.read_bytes(start, out)
+    }
+
     /// The bytes as stored, if they lie in one piece.
     pub fn stored(&self) -> Option<Stored<'_>> {
         self.elements.stored()
@@ -150,6 +164,15 @@ impl Elements for Strided {
             let first = self.offset + self.position(start + i) * size;
             convert::widen(self.dtype, &self.file[first..first + size], std::slice::from_mut(o));
         }
+    }
+
+    fn read_bytes(&self, start: usize, out: &mut [u8]) -> bool {
+        let size = self.dtype.size();
+        for (i, o) in out.chunks_mut(size).enumerate() {
+            let first = self.offset + self.position(start + i) * size;
+            o.copy_from_slice(&self.file[first..first + size]);
+        }
+        true
     }
 }
 

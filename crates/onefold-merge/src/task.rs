@@ -49,6 +49,14 @@ impl Task {
         }
     }
 
+    /// A list of words; empty if none is given.
+    pub fn words(&self, method: &Method, name: &str) -> Vec<String> {
+        match lookup(&self.global, method, name) {
+            Some(Value::TextList(words)) => words,
+            _ => Vec::new(),
+        }
+    }
+
     /// A parameter of each model, in the order of the operands.
     ///
     /// # Errors

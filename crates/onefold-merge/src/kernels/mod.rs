@@ -4,6 +4,7 @@
 use multiversion::multiversion;
 
 pub mod check;
+pub mod conflict;
 pub mod mix;
 pub mod reduce;
 

@@ -124,6 +124,11 @@ pub trait Rule: Send + Sync + Debug {
         Vec::new()
     }
 
+    /// For methods that need the whole tensor in memory: how much they take. Such tensors are merged one at a time.
+    fn whole_tensor_bytes(&self, _scan: &Scan) -> u64 {
+        0
+    }
+
     /// Takes the statistics it needs of the tensor and returns the local computation.
     ///
     /// # Errors
