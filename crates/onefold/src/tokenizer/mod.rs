@@ -21,6 +21,7 @@ mod files;
 mod load;
 mod plan;
 mod report;
+mod request;
 mod rows;
 mod splice;
 mod summary;
@@ -30,7 +31,6 @@ mod tests;
 mod vocabulary;
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -39,95 +39,13 @@ pub use chat::{BUILT_IN, ChatTemplate, chat_template};
 pub use error::TokenizerError;
 pub use files::{FileContent, OutputFile};
 pub use report::{ModelTokens, TokenClass, TokenReport};
+pub use request::{MAX_MODELS, MAX_ROWS, ModelTokenizer, Request, Source, TokenName, TokenRule, TokenSource};
 pub use rows::{Row, RowMap, Run};
 
 use load::{Fast, Loaded};
 use plan::Output;
 use table::{ABSENT, Table};
 use vocabulary::Vocabulary;
-
-/// The most rows an embedding may have: five hundred times the largest vocabularies known.
-pub const MAX_ROWS: usize = 1 << 27;
-/// The most models of one merge.
-pub const MAX_MODELS: usize = 1024;
-
-/// What one model brings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelTokenizer {
-    /// How the recipe calls it.
-    pub label: String,
-    /// The directory of its tokenizer files.
-    pub dir: PathBuf,
-    /// Rows of its embedding as stored.
-    pub rows: usize,
-}
-
-/// Whose vocabulary the output has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The base's, with its ids, and after it all tokens only others have.
-    Union,
-    /// The base's.
-    Base,
-    /// That of the model with this index.
-    Model(usize),
-}
-
-/// An entry of `tokens:` in the recipe. A token the output lacks is added to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenRule {
-    /// The token's text as in the vocabulary.
-    pub token: String,
-    /// Where models that lack the token take its row; `None` leaves the choice to the default.
-    pub source: Option<TokenSource>,
-    /// Take it for models that have the token, too.
-    pub force: bool,
-}
-
-/// Where a rule takes a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenSource {
-    /// The same token in this model.
-    Model(usize),
-    /// Any token of a model.
-    ModelToken {
-        /// Index of the model.
-        model: usize,
-        /// The token there.
-        token: TokenName,
-    },
-    /// Zeros.
-    Zero,
-}
-
-/// A token by text or id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenName {
-    /// As in the vocabulary.
-    Text(String),
-    /// The stored row.
-    Id(u32),
-}
-
-/// What to build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// All models of the merge, in the recipe's order.
-    pub models: Vec<ModelTokenizer>,
-    /// The donor of the base vocabulary: `base_model`, else the first model.
-    pub base: usize,
-    /// Whether the recipe names `base_model`. Its row then stands in for a token that several but not all models
-    /// have; else the mean of those models' rows does.
-    pub base_named: bool,
-    /// Whose vocabulary.
-    pub source: Source,
-    /// The recipe's `tokens`.
-    pub rules: Vec<TokenRule>,
-    /// Round the number of tokens up to a multiple of this, in place of the donor's padding.
-    pub pad_to_multiple_of: Option<usize>,
-    /// Keep at least as many rows as the donor has.
-    pub keep_padding: bool,
-}
 
 /// The output's tokenizer.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,7 +66,7 @@ pub struct Built {
 
 /// Builds the output's tokenizer. Reads files, writes none; all problems found at one stage come back together.
 pub fn build(request: &Request) -> Result<Built, TokenizerError> {
-    check(request)?;
+    request::check(request)?;
     match load::load(&request.models)? {
         Loaded::SameSlow => same_slow(request),
         Loaded::Fast { texts, distinct, of_model } => from_fast(request, &texts, &distinct, &of_model),
@@ -164,7 +82,7 @@ fn from_fast(
     let parsed = parse(texts, distinct)?;
     let vocabularies: Vec<&Vocabulary<'_>> = of_model.iter().map(|number| &parsed[*number]).collect();
     let mut table = tabulate(request, &parsed, of_model);
-    let donor = donor(request);
+    let donor = request.donor();
     let same = distinct.len() == 1 && request.models.iter().all(|model| model.rows == request.models[0].rows);
     let asks_nothing =
         request.rules.is_empty() && request.pad_to_multiple_of.is_none() && request.keep_padding;
@@ -218,13 +136,6 @@ fn tabulate<'a>(request: &Request, parsed: &[Vocabulary<'a>], of_model: &[usize]
     table
 }
 
-fn donor(request: &Request) -> usize {
-    match request.source {
-        Source::Model(model) => model,
-        Source::Union | Source::Base => request.base,
-    }
-}
-
 fn output_rows(request: &Request, donor_rows: usize, tokens: usize) -> Result<u32, TokenizerError> {
     let rows = plan::row_count(request, donor_rows, tokens);
     u32::try_from(rows).ok().filter(|_| rows <= MAX_ROWS).ok_or_else(|| TokenizerError::RowCount {
@@ -260,7 +171,7 @@ fn same_slow(request: &Request) -> Result<Built, TokenizerError> {
         return only_copied("embeddings of different sizes");
     }
     let rows = u32::try_from(first.rows).expect("the request was checked against MAX_ROWS");
-    let donor = &request.models[donor(request)];
+    let donor = &request.models[request.donor()];
     Ok(Built {
         files: files::copies(&donor.dir)?,
         rows: first.rows,
@@ -269,48 +180,4 @@ fn same_slow(request: &Request) -> Result<Built, TokenizerError> {
         token_rows: std::iter::once(0..rows).collect(),
         report: summary::same_slow(request, donor),
     })
-}
-
-/// Everything wrong with a request that shows without reading files.
-fn check(request: &Request) -> Result<(), TokenizerError> {
-    let count = request.models.len();
-    if count == 0 || count > MAX_MODELS {
-        return Err(TokenizerError::ModelCount { count, limit: MAX_MODELS });
-    }
-    let mut problems = Vec::new();
-    for model in request.models.iter().filter(|model| model.rows == 0 || model.rows > MAX_ROWS) {
-        let label = model.label.clone();
-        problems.push(TokenizerError::RowCount { label, rows: model.rows, limit: MAX_ROWS });
-    }
-    for (what, index) in named_models(request) {
-        if index >= count {
-            problems.push(TokenizerError::NoSuchModel { what, index, count });
-        }
-    }
-    if request.pad_to_multiple_of == Some(0) {
-        problems.push(TokenizerError::PadToZero);
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    for rule in &request.rules {
-        if rule.token.is_empty() {
-            problems.push(TokenizerError::EmptyToken);
-        } else if !seen.insert(&rule.token) {
-            problems.push(TokenizerError::DuplicateRule { token: rule.token.clone() });
-        }
-    }
-    TokenizerError::all(problems)
-}
-
-/// Every place of the request that names a model by index.
-fn named_models(request: &Request) -> Vec<(String, usize)> {
-    let mut named = vec![("the base".to_owned(), request.base)];
-    if let Source::Model(model) = request.source {
-        named.push(("the tokenizer's source".to_owned(), model));
-    }
-    for rule in &request.rules {
-        if let Some(TokenSource::Model(model) | TokenSource::ModelToken { model, .. }) = &rule.source {
-            named.push((format!("`tokens` entry {:?}", rule.token), *model));
-        }
-    }
-    named
 }

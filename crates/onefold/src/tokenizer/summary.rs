@@ -5,7 +5,7 @@ use super::plan::Output;
 use super::report::{ModelTokens, TokenClass, TokenReport};
 use super::table::{ABSENT, Table};
 use super::vocabulary::{AddedToken, Vocabulary};
-use super::{ModelTokenizer, Request, Source, donor};
+use super::{ModelTokenizer, Request, Source};
 
 /// The report, but for the files.
 pub(super) fn report(
@@ -20,7 +20,7 @@ pub(super) fn report(
     let added = |tokens: &[AddedToken]| TokenClass::collect(tokens.iter().map(|added| &*added.content));
     let tokens = output.token_at.iter().filter(|token| **token != ABSENT).count();
     let mut report = TokenReport {
-        donor: request.models[donor(request)].label.clone(),
+        donor: request.models[request.donor()].label.clone(),
         tokens,
         rows: rows as usize,
         padding: rows as usize - tokens,
@@ -100,7 +100,7 @@ fn notes(request: &Request, report: &mut TokenReport) {
                 .to_owned(),
         );
     }
-    if donor(request) != request.base {
+    if request.donor() != request.base {
         report.notes.push(
             "the tokenizer is not the base's: check the bos, eos and pad token ids in config.json".to_owned(),
         );

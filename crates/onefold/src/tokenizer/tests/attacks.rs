@@ -75,7 +75,7 @@ fn files_that_are_not_tokenizers() {
         let error = refused(&Fixture::new().empty(2).file("tokenizer.json", text));
         assert!(matches!(error, TokenizerError::Malformed { .. }), "{text}: {error}");
     }
-    let error = refused(&Fixture::new().model(&tokenizer(json!({"type": "Tree", "vocab": {}}), &[]), 1));
+    let error = refused(&Fixture::new().model(&tokenizer(&json!({"type": "Tree", "vocab": {}}), &[]), 1));
     assert!(matches!(error, TokenizerError::UnknownModel { ref kind, .. } if kind == "Tree"), "{error}");
     let error = refused(&pair().file("tokenizer_config.json", r#"{"added_tokens_decoder": {"x": {}}}"#));
     assert!(matches!(error, TokenizerError::Malformed { .. }), "{error}");
@@ -86,7 +86,7 @@ fn hostile_ids_are_only_out_of_range() {
     let model =
         json!({"type": "BPE", "vocab": {"a": 0, "b": u64::MAX, "c": u32::MAX, "d": 4_294_967_294_u64}});
     let fixture =
-        Fixture::new().model(&tokenizer(model, &[(u32::MAX, "e", true)]), 2).model(&bpe(&["a"], &[]), 1);
+        Fixture::new().model(&tokenizer(&model, &[(u32::MAX, "e", true)]), 2).model(&bpe(&["a"], &[]), 1);
     let built = fixture.build(Source::Union);
     assert_eq!((built.rows, built.report.models[0].over_range.count), (2, 4));
     assert_eq!(vocabulary_as_read(&content(&built, "tokenizer.json")).len(), 1);
@@ -95,7 +95,7 @@ fn hostile_ids_are_only_out_of_range() {
 #[test]
 fn two_tokens_of_one_id_share_the_row() {
     let model = json!({"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 1}, "unk_token": "a"});
-    let fixture = Fixture::new().model(&bpe(&["a", "b", "c"], &[]), 3).model(&tokenizer(model, &[]), 2);
+    let fixture = Fixture::new().model(&bpe(&["a", "b", "c"], &[]), 3).model(&tokenizer(&model, &[]), 2);
     let built = fixture.build(Source::Union);
     assert_eq!(built.maps[1].iter().collect::<Vec<_>>(), [Row::Own(0), Row::Own(1), Row::Own(1)]);
     assert_eq!(built.report.models[1].id_conflicts.examples, ["c"]);
@@ -118,11 +118,11 @@ fn a_model_without_fast_tokenizer_is_named() {
 #[test]
 fn nothing_left_of_a_tokenizer() {
     let model = json!({"type": "WordLevel", "vocab": {"a": 5}, "unk_token": "a"});
-    let fixture = Fixture::new().model(&tokenizer(model, &[]), 2).model(&bpe(&["b"], &[]), 1);
+    let fixture = Fixture::new().model(&tokenizer(&model, &[]), 2).model(&bpe(&["b"], &[]), 1);
     let error = build(&fixture.request(Source::Base)).unwrap_err();
     assert!(matches!(error, TokenizerError::NoTokens { rows: 2, .. }), "{error}");
     let model = json!({"type": "WordLevel", "vocab": {"a": 0, "<unk>": 5}, "unk_token": "<unk>"});
-    let fixture = Fixture::new().model(&tokenizer(model, &[]), 2).model(&bpe(&["b"], &[]), 1);
+    let fixture = Fixture::new().model(&tokenizer(&model, &[]), 2).model(&bpe(&["b"], &[]), 1);
     assert!(matches!(refused(&fixture), TokenizerError::UnknownTokenOutOfRange { .. }));
 }
 

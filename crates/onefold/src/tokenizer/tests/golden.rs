@@ -88,10 +88,9 @@ fn rows_and_tokens_are_mergekits() {
             let rows = apply(&built, model, &matrices);
             for (token, expected) in &expected {
                 // Multiples of 1/8; only means of three are rounded, in f32.
-                let pairs = rows[vocab[token] as usize].iter().zip(expected);
-                pairs.for_each(|(got, want)| {
-                    assert!((got - want).abs() < 1e-4, "{name} {model} {token} {got} {want}")
-                });
+                for (got, want) in rows[vocab[token] as usize].iter().zip(expected) {
+                    assert!((got - want).abs() < 1e-4, "{name} {model} {token} {got} {want}");
+                }
             }
             let padding: Vec<Vec<f64>> = serde_json::from_value(case["padding"][model].clone()).unwrap();
             for (got, want) in rows[built.vocab_size..].iter().flatten().zip(padding.iter().flatten()) {

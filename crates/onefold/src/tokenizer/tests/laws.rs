@@ -29,11 +29,12 @@ fn held((tokens, added, rows): &(Vec<String>, Vec<String>, usize)) -> Vec<&Strin
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_union_has_every_token_and_the_bases_ids(models in proptest::collection::vec(model(), 2..5)) {
-        let built = fixture(&models).build(Source::Union);
+        let fixture = fixture(&models);
+        let built = fixture.build(Source::Union);
         let same = models.iter().all(|model| *model == models[0]);
         let vocab = vocabulary_as_read(&content(&built, "tokenizer.json"));
         for model in &models {

@@ -11,6 +11,7 @@ mod laws;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -75,10 +76,10 @@ pub(super) fn rule(token: &str, source: Option<TokenSource>, force: bool) -> Tok
 pub(super) fn bpe(tokens: &[&str], added: &[(u32, &str, bool)]) -> Value {
     let vocab: serde_json::Map<String, Value> =
         tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
-    tokenizer(json!({"type": "BPE", "vocab": vocab, "merges": []}), added)
+    tokenizer(&json!({"type": "BPE", "vocab": vocab, "merges": []}), added)
 }
 
-pub(super) fn tokenizer(model: Value, added: &[(u32, &str, bool)]) -> Value {
+pub(super) fn tokenizer(model: &Value, added: &[(u32, &str, bool)]) -> Value {
     let added: Vec<Value> = added
         .iter()
         .map(|(id, content, special)| {
