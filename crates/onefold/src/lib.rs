@@ -1,3 +1,5 @@
 //! onefold
 pub mod hub;
 pub mod recipe;
+
+pub mod tokenizer;
