@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Dtype;
+use crate::adapter::AdapterError;
 
 /// A problem with a checkpoint that is read or an output that is written.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +150,14 @@ pub enum CheckpointError {
         tensor: String,
         /// The shard's name.
         shard: String,
+    },
+    /// An adapter that cannot be applied exactly.
+    #[error("{path}: {source}", path = path.display())]
+    Adapter {
+        /// Directory or file of the adapter.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: AdapterError,
     },
     /// The output directory exists already.
     #[error("{path}: exists already; give --force to replace it", path = path.display())]
