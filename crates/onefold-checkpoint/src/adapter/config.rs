@@ -290,7 +290,7 @@ impl Reader<'_> {
         key: &'static str,
         expected: &'static str,
         read: impl Fn(&Value) -> Option<T>,
-    ) -> Vec<(Regex, T)> {
+    ) -> Vec<(Pattern, T)> {
         let entries = self.value(key, "an object", |v| v.as_object().cloned()).unwrap_or_default();
         let mut patterns = Vec::new();
         let expressions = entries.keys().filter(|pattern| !Pattern::is_plain(pattern)).count();

@@ -401,11 +401,11 @@ impl<'p> Leaves<'p> {
     }
 
     fn orientation(&self, pair: &Pair<'_>) -> Result<bool> {
-        let contradicted = || AdapterError::Orientation { module: pair.path.to_owned(), flag: self.flag };
-        match (pair.transposed, self.known.get(leaf(pair.path))) {
-            (Some(transposed), _) | (None, Some(Some(transposed))) => Ok(transposed),
-            (None, _) if !self.contradicted => Ok(self.flag),
-            _ => Err(contradicted()),
+        let by_name = self.known.get(leaf(pair.path)).copied().flatten();
+        match pair.transposed.or(by_name) {
+            Some(transposed) => Ok(transposed),
+            None if !self.contradicted => Ok(self.flag),
+            None => Err(AdapterError::Orientation { module: pair.path.to_owned(), flag: self.flag }),
         }
     }
 }
