@@ -1,7 +1,7 @@
 //! `adapter_config.json` of PEFT (0.21 and older): every key is known, and one that would change the result in a way
 //! we do not compute is refused.
 //!
-//! [`KEYS`] says for each key whether it is informational (never changes what a saved adapter adds to the weights),
+//! The table in `keys.rs` says for each key whether it is informational (never changes what a saved adapter adds to the weights),
 //! honoured, or must have a neutral value. Which modules are adapted is not taken from the configuration: the tensors
 //! in the file say it exactly.
 //!
@@ -13,6 +13,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::AdapterError;
+use super::keys::{CHANGED_BASE, KEYS, PLAIN_STARTS, Rule, is_neutral};
 use super::pattern::Pattern;
 use crate::CheckpointError;
 
@@ -118,78 +119,6 @@ pub fn parse_config(bytes: &[u8]) -> Result<AdapterConfig, Vec<AdapterError>> {
     if reader.errors.is_empty() { Ok(config) } else { Err(reader.errors) }
 }
 
-/// What a key may be.
-enum Rule {
-    /// Does not change what a saved adapter adds to the weights.
-    Informational,
-    /// Read by [`Reader::config`].
-    Honoured,
-    /// Must be null, false or empty; otherwise refused, with this reason.
-    Neutral(&'static str),
-}
-
-use Rule::{Honoured, Informational, Neutral};
-
-const MERGE: &str = "merge the adapter with PEFT and use the merged model";
-const KEYS: &[(&str, Rule)] = &[
-    ("peft_type", Honoured),
-    ("r", Honoured),
-    ("lora_alpha", Honoured),
-    ("use_rslora", Honoured),
-    ("rank_pattern", Honoured),
-    ("alpha_pattern", Honoured),
-    ("use_dora", Honoured),
-    ("lora_bias", Honoured),
-    ("bias", Honoured),
-    ("fan_in_fan_out", Honoured),
-    ("modules_to_save", Honoured),
-    ("trainable_token_indices", Honoured),
-    ("init_lora_weights", Honoured),
-    ("base_model_name_or_path", Honoured),
-    ("revision", Honoured),
-    ("task_type", Informational),
-    ("auto_mapping", Informational),
-    ("peft_version", Informational),
-    ("inference_mode", Informational),
-    ("lora_dropout", Informational),
-    ("runtime_config", Informational),
-    ("megatron_config", Informational),
-    ("megatron_core", Informational),
-    // Selection of modules: the file's tensors are the outcome.
-    ("target_modules", Informational),
-    ("exclude_modules", Informational),
-    ("layers_to_transform", Informational),
-    ("layers_pattern", Informational),
-    // Settings of initialisers and of variants; whether one was used stands in another key.
-    ("loftq_config", Informational),
-    ("eva_config", Informational),
-    ("corda_config", Informational),
-    ("lora_ga_config", Informational),
-    ("qalora_group_size", Informational),
-    (
-        "layer_replication",
-        Neutral("the adapter was trained on a stack of repeated layers, which the base does not have"),
-    ),
-    ("target_parameters", Neutral("adapters of single parameters (mixture-of-experts weights) are not read")),
-    ("ensure_weight_tying", Neutral("the adapter is shared by tied layers")),
-    (
-        "alora_invocation_tokens",
-        Neutral("an activated LoRA acts on some tokens only and cannot be part of the weights"),
-    ),
-    ("arrow_config", Neutral("Arrow chooses adapters per token and cannot be part of the weights")),
-    ("use_qalora", Neutral(MERGE)),
-    ("use_bdlora", Neutral(MERGE)),
-    ("kasa_config", Neutral(MERGE)),
-    ("velora_config", Neutral(MERGE)),
-    ("monteclora_config", Neutral(MERGE)),
-];
-
-/// Values of `init_lora_weights` that leave the base as it is; the others subtract the initial product from it.
-const PLAIN_STARTS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
-const CHANGED_BASE: &str = "this initialisation changes the base weights in training, so the factors alone do not \
-    give the trained model; save the adapter in converted form (PEFT: \
-    save_pretrained(path_initial_model_for_weight_conversion=...)), which sets init_lora_weights to true";
-
 struct Reader<'a> {
     keys: &'a Map<String, Value>,
     errors: Vec<AdapterError>,
@@ -234,8 +163,8 @@ impl Reader<'_> {
             let rule = KEYS.iter().find(|(name, _)| name == key).map(|(_, rule)| rule);
             let (key, found) = (shorten(key), shorten(&value.to_string()));
             match rule {
-                Some(Honoured | Informational) => {}
-                Some(Neutral(why)) => self.errors.push(AdapterError::Unsupported { key, found, why }),
+                Some(Rule::Honoured | Rule::Informational) => {}
+                Some(Rule::Neutral(why)) => self.errors.push(AdapterError::Unsupported { key, found, why }),
                 None => self.errors.push(AdapterError::UnknownKey { key, found }),
             }
         }
@@ -252,7 +181,7 @@ impl Reader<'_> {
         self.errors.push(AdapterError::Unsupported { key: "init_lora_weights".into(), found, why });
     }
 
-    /// Biases that were trained are in the file and replace those of the base, whichever of the three this is.
+    /// Trained biases are in the file and replace those of the base, whichever of the three this is.
     fn check_bias(&mut self) {
         let known = |value: &Value| {
             value.as_str().is_some_and(|s| matches!(s, "none" | "all" | "lora_only")).then_some(())
@@ -346,15 +275,6 @@ fn tokens(value: &Value) -> Option<Vec<Tokens>> {
             .map(|(module, list)| Some(Tokens { module: Some(module.clone()), indices: indices(list)? }))
             .collect(),
         _ => None,
-    }
-}
-
-fn is_neutral(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
     }
 }
 

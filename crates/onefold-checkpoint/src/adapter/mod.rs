@@ -14,7 +14,9 @@ mod apply;
 mod config;
 mod delta;
 mod error;
+mod keys;
 mod names;
+mod pair;
 mod pattern;
 mod plan;
 

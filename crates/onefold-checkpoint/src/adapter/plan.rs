@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use super::delta::{Dora, Factor, LowRank, ReplacedRows, ScaledSum};
 use super::names::{Module, Part, Parts, Targets, ends_with_path, lies_in};
+use super::pair::{Leaves, Pair, Result, both, need_float, orientation, orphan, product_shape};
 use super::{AdapterConfig, AdapterError};
-use crate::{Dtype, Tensor};
-
-type Result<T> = std::result::Result<T, AdapterError>;
+use crate::Tensor;
 
 /// Collects changes and problems.
 pub(super) struct Plan<'a> {
@@ -19,21 +18,9 @@ pub(super) struct Plan<'a> {
     config: &'a AdapterConfig,
     targets: Targets<'a>,
     changed: BTreeMap<String, Tensor>,
-    /// Tensor of the base → the adapter's name for what changes it.
-    by: BTreeMap<String, String>,
+    /// Tensor of the base → what changes it: the adapter's name, and whether it takes its place whole.
+    by: BTreeMap<String, (String, bool)>,
     errors: Vec<AdapterError>,
-}
-
-/// The pair of factors of a module with the weight they change.
-struct Pair<'a> {
-    path: &'a str,
-    module: &'a Module,
-    a: &'a Tensor,
-    b: &'a Tensor,
-    target: String,
-    weight: Tensor,
-    /// Whether the weight is stored `[in, out]`; `None` if it is square and its shape does not say.
-    transposed: Option<bool>,
 }
 
 impl<'a> Plan<'a> {
@@ -58,7 +45,7 @@ impl<'a> Plan<'a> {
         self.check_saved_modules();
         for (path, module) in &parts.modules {
             if let Some(saved) = module.get(Part::Tokens) {
-                let result = self.replace_rows(path, module, saved);
+                let result = self.replace_rows(path, saved);
                 self.note(result);
             }
         }
@@ -81,10 +68,15 @@ impl<'a> Plan<'a> {
         self.changed.get(target).or_else(|| self.base.get(target))
     }
 
-    /// Puts `tensor` in the place of `target`; `by` says for messages what did it.
-    fn set(&mut self, target: String, tensor: Tensor, by: String) {
-        self.by.insert(target.clone(), by);
-        self.changed.insert(target, tensor);
+    /// Notes that the part `name` changes `target`, by taking its place or on top of a tensor that did.
+    fn claim(&mut self, target: &str, name: &str, whole: bool) -> Result<()> {
+        match self.by.insert(target.to_owned(), (name.to_owned(), whole)) {
+            Some((first, first_whole)) if whole || !first_whole => {
+                let (target, second) = (target.to_owned(), name.to_owned());
+                Err(AdapterError::Conflict { target, first, second })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A whole tensor takes the place of the base's, or is added if its module is listed as saved.
@@ -94,12 +86,11 @@ impl<'a> Plan<'a> {
             if !listed {
                 return Err(AdapterError::NoTarget { tensor: name.to_owned(), wanted: name.to_owned() });
             }
-            self.set(name.to_owned(), tensor.clone(), name.to_owned());
+            self.claim(name, name, true)?;
+            self.changed.insert(name.to_owned(), tensor.clone());
             return Ok(());
         };
-        if let Some(first) = self.by.get(&target) {
-            return Err(AdapterError::Conflict { target, first: first.clone(), second: name.to_owned() });
-        }
+        self.claim(&target, name, true)?;
         let old = &self.base[&target].shape;
         let (found, base) = (&tensor.shape, old);
         // A head for other labels or an embedding for more tokens has other rows, and nothing else.
@@ -109,7 +100,7 @@ impl<'a> Plan<'a> {
             let (tensor, found, base) = (name.to_owned(), found.clone(), base.clone());
             return Err(AdapterError::Shape { tensor, found, target, base });
         }
-        self.set(target, tensor.clone(), name.to_owned());
+        self.changed.insert(target, tensor.clone());
         Ok(())
     }
 
@@ -127,13 +118,10 @@ impl<'a> Plan<'a> {
     }
 
     /// Rows of an embedding that were trained alone: PEFT stores their new values, not differences.
-    fn replace_rows(&mut self, path: &str, module: &Module, saved: &Tensor) -> Result<()> {
+    fn replace_rows(&mut self, path: &str, saved: &Tensor) -> Result<()> {
         let tensor = format!("{path}.{}", Part::Tokens.name());
-        if [Part::A, Part::EmbeddingA].iter().any(|part| module.get(*part).is_some()) {
-            let second = format!("{path}.lora_A");
-            return Err(AdapterError::Conflict { target: format!("{path}.weight"), first: tensor, second });
-        }
-        let (target, weight) = self.weight(path, &tensor)?;
+        let (target, weight) = self.parameter(path, "weight", &tensor)?;
+        self.claim(&target, &tensor, false)?;
         let problem = |message: String| AdapterError::Tokens { tensor: tensor.clone(), message };
         let tokens = self.config.tokens.iter();
         let lists: Vec<_> =
@@ -160,7 +148,7 @@ impl<'a> Plan<'a> {
         }
         let (dtype, shape, width) = (weight.dtype, weight.shape.clone(), weight.shape[1]);
         let elements = ReplacedRows { base: weight, saved: saved.clone(), rows, width };
-        self.set(target, Tensor::new(dtype, shape, Arc::new(elements)), tensor);
+        self.changed.insert(target, Tensor::new(dtype, shape, Arc::new(elements)));
         Ok(())
     }
 
@@ -171,7 +159,12 @@ impl<'a> Plan<'a> {
                 module.get(Part::Tokens).is_some()
                     && tokens.module.as_ref().is_none_or(|m| ends_with_path(path, m))
             });
-            if !there {
+            // PEFT saves the rows of tied modules once, under the name of the embedding.
+            let stored = tokens.module.as_ref().is_none_or(|m| {
+                let modules = self.base.keys().filter_map(|name| name.strip_suffix(".weight"));
+                modules.into_iter().any(|path| ends_with_path(path, m))
+            });
+            if !there && stored {
                 let module = tokens.module.clone().unwrap_or_else(|| "(input embedding)".into());
                 let (key, value) = ("trainable_token_indices", format!("{} tokens", tokens.indices.len()));
                 let part = Part::Tokens.name();
@@ -180,11 +173,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The weight of the module at `path`, for the adapter's `tensor`.
-    fn weight(&mut self, path: &str, tensor: &str) -> Result<(String, Tensor)> {
-        self.parameter(path, "weight", tensor)
-    }
-
+    /// A parameter of the module at `path` with its name in the base, for the adapter's `tensor`.
     fn parameter(&mut self, path: &str, parameter: &str, tensor: &str) -> Result<(String, Tensor)> {
         let wanted = format!("{path}.{parameter}");
         let found = self
@@ -234,11 +223,8 @@ impl<'a> Plan<'a> {
         };
         self.check_flags(path, module)?;
         let tensor = format!("{path}.{}", part.name());
-        let (target, weight) = self.weight(path, &tensor)?;
-        if let Some(first) = self.by.get(&target).filter(|by| by.contains(".lora_")) {
-            return Err(AdapterError::Conflict { target, first: first.clone(), second: tensor });
-        }
-        self.by.insert(target.clone(), tensor.clone());
+        let (target, weight) = self.parameter(path, "weight", &tensor)?;
+        self.claim(&target, &tensor, false)?;
         for factor in [a, b] {
             need_float(&tensor, factor)?;
         }
@@ -289,8 +275,7 @@ impl<'a> Plan<'a> {
         let weight = pair.weight.clone();
         let (dtype, shape) = (weight.dtype, weight.shape.clone());
         let elements = LowRank { base: weight, left, right, rank, scaling, dora };
-        let by = format!("{}.{}", pair.path, Part::A.name());
-        self.set(pair.target.clone(), Tensor::new(dtype, shape, Arc::new(elements)), by);
+        self.changed.insert(pair.target.clone(), Tensor::new(dtype, shape, Arc::new(elements)));
         match pair.module.get(Part::Bias) {
             Some(addend) => self.update_bias(pair, addend, scaling),
             None => Ok(()),
@@ -305,9 +290,10 @@ impl<'a> Plan<'a> {
             let (found, base) = (addend.shape.clone(), base.shape.clone());
             return Err(AdapterError::Shape { tensor: name, found, target, base });
         }
+        self.claim(&target, &name, false)?;
         let (dtype, shape) = (base.dtype, base.shape.clone());
         let elements = ScaledSum { base, addend, scaling };
-        self.set(target, Tensor::new(dtype, shape, Arc::new(elements)), name);
+        self.changed.insert(target, Tensor::new(dtype, shape, Arc::new(elements)));
         Ok(())
     }
 
@@ -321,95 +307,4 @@ impl<'a> Plan<'a> {
         }
         Ok(tensor.clone())
     }
-}
-
-fn need_float(name: &str, tensor: &Tensor) -> Result<()> {
-    let (tensor, dtype): (_, Dtype) = (name.to_owned(), tensor.dtype);
-    if dtype.is_float() {
-        return Ok(());
-    }
-    Err(AdapterError::NotFloat { tensor, dtype, what: "a tensor of integers or codes" })
-}
-
-/// Two parts that only exist together.
-fn both<'p>(
-    path: &str,
-    module: &'p Module,
-    first: Part,
-    second: Part,
-) -> Result<Option<(&'p Tensor, &'p Tensor)>> {
-    let (present, missing) = match (module.get(first), module.get(second)) {
-        (Some(a), Some(b)) => return Ok(Some((a, b))),
-        (None, None) => return Ok(None),
-        (Some(_), None) => (first.name(), second.name()),
-        (None, Some(_)) => (second.name(), first.name()),
-    };
-    Err(AdapterError::Incomplete { module: path.to_owned(), present, missing })
-}
-
-/// A part that means nothing without factors.
-fn orphan(path: &str, module: &Module) -> Option<AdapterError> {
-    let part = [Part::Bias, Part::Magnitude].into_iter().find(|part| module.get(*part).is_some())?;
-    Some(AdapterError::Incomplete { module: path.to_owned(), present: part.name(), missing: Part::A.name() })
-}
-
-/// Shape of B·A for a weight that is not stored transposed.
-fn product_shape(a: &Tensor, b: &Tensor) -> Vec<usize> {
-    b.shape.iter().take(1).chain(a.shape.iter().skip(1)).copied().collect()
-}
-
-/// `None` if B·A does not fit the weight at all; else whether it fits transposed, or `None` if both ways fit.
-fn orientation(a: &Tensor, b: &Tensor, weight: &Tensor, embedding: bool) -> Option<Option<bool>> {
-    let product = product_shape(a, b);
-    // A convolution's B has a kernel of one; a matrix has none.
-    let pointwise = b.shape.len() == a.shape.len() && b.shape.iter().skip(2).all(|n| *n == 1);
-    if !pointwise || product.len() < 2 {
-        return None;
-    }
-    let reversed = product.len() == 2 && weight.shape == [product[1], product[0]];
-    match (weight.shape == product && !embedding, reversed) {
-        (true, true) => Some(None),
-        (true, false) => Some(Some(false)),
-        (false, true) => Some(Some(true)),
-        (false, false) => None,
-    }
-}
-
-/// How square weights are stored, by what the shapes of the others say.
-///
-/// PEFT corrects `fan_in_fan_out` for each module by its class and saves the last value, so that the flag of a GPT-2
-/// adapter with an adapted head is wrong for all other modules. Modules of the same name are of the same class.
-struct Leaves<'p> {
-    flag: bool,
-    /// Last component of a module's path → what its shapes say; `None` if they disagree.
-    known: BTreeMap<&'p str, Option<bool>>,
-    contradicted: bool,
-}
-
-impl<'p> Leaves<'p> {
-    fn of(pairs: &[Pair<'p>], flag: bool) -> Self {
-        let mut leaves = Self { flag, known: BTreeMap::new(), contradicted: false };
-        for pair in pairs.iter().filter(|p| p.module.get(Part::A).is_some()) {
-            let Some(transposed) = pair.transposed else { continue };
-            leaves.contradicted |= transposed != flag && pair.weight.shape.len() == 2;
-            let known = leaves.known.entry(leaf(pair.path)).or_insert(Some(transposed));
-            if *known != Some(transposed) {
-                *known = None;
-            }
-        }
-        leaves
-    }
-
-    fn orientation(&self, pair: &Pair<'_>) -> Result<bool> {
-        let by_name = self.known.get(leaf(pair.path)).copied().flatten();
-        match pair.transposed.or(by_name) {
-            Some(transposed) => Ok(transposed),
-            None if !self.contradicted => Ok(self.flag),
-            None => Err(AdapterError::Orientation { module: pair.path.to_owned(), flag: self.flag }),
-        }
-    }
-}
-
-fn leaf(path: &str) -> &str {
-    path.rsplit('.').next().unwrap_or(path)
 }
