@@ -157,7 +157,7 @@ pub enum CheckpointError {
         /// Directory or file of the adapter.
         path: PathBuf,
         /// What is wrong with it.
-        source: AdapterError,
+        source: Box<AdapterError>,
     },
     /// The output directory exists already.
     #[error("{path}: exists already; give --force to replace it", path = path.display())]
@@ -196,5 +196,10 @@ impl CheckpointError {
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
+    }
+
+    /// Says of which adapter `source` is a problem.
+    pub(crate) fn adapter(path: &Path, source: AdapterError) -> Self {
+        Self::Adapter { path: path.to_owned(), source: Box::new(source) }
     }
 }

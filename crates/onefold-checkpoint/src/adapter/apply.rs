@@ -30,18 +30,14 @@ pub fn apply(base: Checkpoint, dir: &Path) -> Result<Checkpoint, Vec<CheckpointE
     }
     let parts = Parts::sort(file.tensors(), &mut errors);
     let changed = Plan::new(base.tensors(), &config, errors).changed(&parts);
-    let wrap = |source| CheckpointError::Adapter { path: path.clone(), source };
+    let wrap = |source| CheckpointError::adapter(&path, source);
     let changed = changed.map_err(|errors| errors.into_iter().map(wrap).collect::<Vec<_>>())?;
     Ok(base.with_changes(changed, file.files()))
 }
 
 fn weights(dir: &Path) -> Result<PathBuf, CheckpointError> {
     let found = WEIGHTS.iter().map(|name| dir.join(name)).find(|path| path.is_file());
-    found.ok_or_else(|| CheckpointError::Adapter {
-        path: dir.to_owned(),
-        source: AdapterError::MissingFile {
-            expected: "adapter_model.safetensors or adapter_model.bin",
-            hint: String::new(),
-        },
-    })
+    let expected = "adapter_model.safetensors or adapter_model.bin";
+    let missing = || AdapterError::MissingFile { expected, hint: String::new() };
+    found.ok_or_else(|| CheckpointError::adapter(dir, missing()))
 }

@@ -73,11 +73,11 @@ fn first_match<T: Copy>(patterns: &[(Pattern, T)], module: &str) -> Option<T> {
 /// If the file is missing or unreadable, and everything [`parse_config`] finds.
 pub fn read_config(dir: &Path) -> Result<AdapterConfig, Vec<CheckpointError>> {
     let path = dir.join("adapter_config.json");
-    let wrap = |source| CheckpointError::Adapter { path: path.clone(), source };
+    let wrap = |source| CheckpointError::adapter(&path, source);
     if !path.is_file() {
         let hint = named_adapters(dir);
         let source = AdapterError::MissingFile { expected: "adapter_config.json", hint };
-        return Err(vec![CheckpointError::Adapter { path: dir.to_owned(), source }]);
+        return Err(vec![CheckpointError::adapter(dir, source)]);
     }
     let size = std::fs::metadata(&path).map_err(|e| vec![CheckpointError::io(&path, "read")(e)])?.len();
     if size > LIMIT {

@@ -374,7 +374,7 @@ fn missing_files_and_empty_adapters_are_named() {
     contains(&apply(dir.path()), &["more than the limit"]);
 }
 
-fn refused(config: Value) -> Vec<AdapterError> {
+fn refused(config: &Value) -> Vec<AdapterError> {
     parse_config(config.to_string().as_bytes()).expect_err("must be refused")
 }
 
@@ -386,7 +386,7 @@ fn with(key: &str, value: Value) -> Value {
 
 #[test]
 fn other_methods_are_refused_by_name() {
-    let error = |config| refused(config)[0].clone();
+    let error = |config: Value| refused(&config)[0].clone();
     let loha = error(json!({"peft_type": "LOHA", "rank_dropout": 0.1}));
     assert_eq!(loha, AdapterError::PeftType { found: "LOHA".into() });
     assert_eq!(error(json!({})), AdapterError::PeftType { found: "(not given)".into() });
@@ -420,7 +420,7 @@ fn every_unsupported_feature_is_refused_and_neutral_values_are_not() {
         ("init_lora_weights", json!(1)),
     ];
     for (key, value) in features {
-        let errors = refused(with(key, value.clone()));
+        let errors = refused(&with(key, value.clone()));
         let named = matches!(&errors[..], [AdapterError::Unsupported { key: k, .. }] if k == key);
         assert!(named, "{key} {value}: {errors:?}");
         for neutral in [json!(null), json!(false)] {
@@ -430,9 +430,9 @@ fn every_unsupported_feature_is_refused_and_neutral_values_are_not() {
     for start in [json!(true), json!("gaussian"), json!("eva"), json!("orthogonal"), json!("mica")] {
         parse_config(with("init_lora_weights", start).to_string().as_bytes()).unwrap();
     }
-    let both = refused(json!({"peft_type": "LORA", "use_dora": true, "lora_bias": true}));
+    let both = refused(&json!({"peft_type": "LORA", "use_dora": true, "lora_bias": true}));
     assert!(matches!(both[..], [AdapterError::Unsupported { .. }]));
-    let unknown = refused(with("use_magic", json!(0.5)));
+    let unknown = refused(&with("use_magic", json!(0.5)));
     assert_eq!(unknown, [AdapterError::UnknownKey { key: "use_magic".into(), found: "0.5".into() }]);
     for neutral in [json!(null), json!(false), json!([]), json!({})] {
         parse_config(with("use_magic", neutral).to_string().as_bytes()).unwrap();
@@ -463,15 +463,15 @@ fn impossible_values_are_refused_with_their_key() {
         ("base_model_name_or_path", json!(7)),
     ];
     for (key, value) in values {
-        let errors = refused(with(key, value.clone()));
+        let errors = refused(&with(key, value.clone()));
         let named = matches!(&errors[..], [AdapterError::Value { key: k, .. }] if k.starts_with(key));
         assert!(named, "{key} {value}: {errors:?}");
     }
-    let pattern = refused(with("rank_pattern", json!({"(?=a)": 1, "(": 2})));
+    let pattern = refused(&with("rank_pattern", json!({"(?=a)": 1, "(": 2})));
     assert!(matches!(pattern[..], [AdapterError::Pattern { .. }, AdapterError::Pattern { .. }]));
     let many: BTreeMap<String, usize> = (0..1001).map(|i| (format!("a{i}+"), 1)).collect();
-    assert!(matches!(refused(with("rank_pattern", json!(many)))[..], [AdapterError::Pattern { .. }]));
-    let many = refused(json!({"peft_type": "LORA", "r": 0, "bias": 1, "magic": 1}));
+    assert!(matches!(refused(&with("rank_pattern", json!(many)))[..], [AdapterError::Pattern { .. }]));
+    let many = refused(&json!({"peft_type": "LORA", "r": 0, "bias": 1, "magic": 1}));
     assert_eq!(many.len(), 3, "all problems together: {many:?}");
 }
 
