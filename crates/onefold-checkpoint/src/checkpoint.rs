@@ -67,6 +67,17 @@ impl Checkpoint {
         self.files.iter().map(|f| f.len() as u64).sum()
     }
 
+    /// This checkpoint with tensors replaced or added that also read from `files`; directory stays the same.
+    pub(crate) fn with_changes(
+        mut self,
+        changed: BTreeMap<String, Tensor>,
+        files: &[Arc<MappedFile>],
+    ) -> Self {
+        self.tensors.extend(changed);
+        self.files.extend_from_slice(files);
+        self
+    }
+
     fn from_index(dir: &Path, index: &Path) -> Result<Self, Vec<CheckpointError>> {
         let map = read_index(index).map_err(|e| vec![e])?;
         let mut shards: BTreeMap<&str, usize> = BTreeMap::new();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Dtype;
 use crate::pytorch::TorchError;
+use crate::adapter::AdapterError;
 
 /// A problem with a checkpoint that is read or an output that is written.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +160,14 @@ pub enum CheckpointError {
         /// Why it is refused.
         source: TorchError,
     },
+    /// An adapter that cannot be applied exactly.
+    #[error("{path}: {source}", path = path.display())]
+    Adapter {
+        /// Directory or file of the adapter.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<AdapterError>,
+    },
     /// The output directory exists already.
     #[error("{path}: exists already; give --force to replace it", path = path.display())]
     OutputExists {
@@ -196,5 +205,10 @@ impl CheckpointError {
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
+    }
+
+    /// Says of which adapter `source` is a problem.
+    pub(crate) fn adapter(path: &Path, source: AdapterError) -> Self {
+        Self::Adapter { path: path.to_owned(), source: Box::new(source) }
     }
 }

@@ -3,6 +3,7 @@
 //! Reading starts at [`Checkpoint::open`]; it judges every header completely and hands out [`Tensor`]s that are read
 //! piece by piece. Writing goes through [`output::Output`], the only place that creates files.
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod convert;
 mod dtype;
