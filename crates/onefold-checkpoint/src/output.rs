@@ -196,7 +196,7 @@ impl Output {
         let finished = if resumed {
             finished_tensors(&old_lines, layout.tensors.len())
         } else {
-            vec![false; layout.tensors.len()]
+            vec![None; layout.tensors.len()]
         };
         if !resumed {
             clear(&partial)?;
