@@ -1,1 +1,3 @@
 //! onefold
+
+pub mod report;
