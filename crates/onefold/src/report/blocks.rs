@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::health::TensorHealth;
+
 /// Tensors that are shown together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
@@ -106,6 +108,49 @@ fn stack_name(path: &str, stacks: &BTreeSet<Vec<&str>>) -> Option<String> {
     Some(if middle.is_empty() { path.to_owned() } else { middle.join(".") })
 }
 
+/// Tensors whose names differ only in numbers, and whose shape and type agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// Name with `*` for each number.
+    pub(crate) pattern: String,
+    /// Stored type.
+    pub(crate) dtype: String,
+    /// Shape of each.
+    pub(crate) shape: Vec<usize>,
+    /// How many there are.
+    pub(crate) copies: u64,
+    /// Elements of all of them together.
+    pub(crate) elements: u64,
+}
+
+/// The kinds of tensors, those with the most elements first, equal ones by name.
+pub(crate) fn kinds(tensors: &[TensorHealth]) -> Vec<Kind> {
+    let mut found: BTreeMap<(String, &str, &[usize]), (u64, u64)> = BTreeMap::new();
+    for tensor in tensors {
+        let (copies, elements) =
+            found.entry((pattern(&tensor.name), &tensor.dtype, &tensor.shape)).or_default();
+        *copies += 1;
+        *elements = elements.saturating_add(tensor.elements);
+    }
+    let kind = |((pattern, dtype, shape), (copies, elements)): ((String, &str, &[usize]), (u64, u64))| Kind {
+        pattern,
+        dtype: dtype.to_owned(),
+        shape: shape.to_vec(),
+        copies,
+        elements,
+    };
+    let mut kinds: Vec<Kind> = found.into_iter().map(kind).collect();
+    kinds.sort_by_key(|kind| std::cmp::Reverse(kind.elements));
+    kinds
+}
+
+fn pattern(name: &str) -> String {
+    let number = |segment: &str| !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit());
+    let segments: Vec<&str> =
+        name.split('.').map(|segment| if number(segment) { "*" } else { segment }).collect();
+    segments.join(".")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +203,15 @@ mod tests {
         assert_eq!(members, names.len());
         assert_eq!(labels_of(&["a", "b"]), ["a", "b"]);
         assert_eq!(labels_of(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn equal_tensors_of_all_layers_are_one_kind() {
+        let tensor =
+            |name: &str, elements| TensorHealth { name: name.into(), elements, ..TensorHealth::default() };
+        let kinds = kinds(&[tensor("h.0.w", 2), tensor("h.1.w", 2), tensor("e", 3)]);
+        let shown: Vec<_> =
+            kinds.iter().map(|kind| (kind.pattern.as_str(), kind.copies, kind.elements)).collect();
+        assert_eq!(shown, [("h.*.w", 2, 4), ("e", 1, 3)]);
     }
 }

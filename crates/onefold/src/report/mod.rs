@@ -6,25 +6,28 @@
 //! So no number can differ between the terminal, the JSON and the page.
 
 mod blocks;
-//mod card;
+mod card;
 mod derived;
+mod figures;
 #[cfg(test)]
 mod fixture;
 mod health;
-//mod html;
+mod html;
+mod scale;
 mod show;
-//mod svg;
+mod svg;
+mod tables;
 mod text;
 mod warnings;
 
 use serde::Serialize;
 
-//pub use card::{CardInfo, CardSource, model_card};
+pub use card::{CardInfo, CardSource, model_card};
 pub use derived::{
     Block, Bound, Coefficient, Derived, Displacement, ExpertFigures, derive, metagpt_lambda, upper_bound,
 };
 pub use health::{CopiedTensor, DtypeCount, Health, TensorHealth, Totals};
-//pub use html::to_html;
+pub use html::to_html;
 pub use text::to_text;
 pub use warnings::Warning;
 

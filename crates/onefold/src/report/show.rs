@@ -22,11 +22,11 @@ pub(super) fn number(value: f64) -> String {
 pub(super) fn percent(ratio: f64) -> String {
     let value = ratio * 100.0;
     match value.abs() {
-        size if size == 0.0 => "0 %".to_owned(),
-        size if size >= 100.0 && size < 1e7 => format!("{value:.0} %"),
-        size if size >= 10.0 && size < 100.0 => format!("{value:.1} %"),
-        size if size >= 1.0 && size < 10.0 => format!("{value:.2} %"),
-        size if size >= 0.01 && size < 1.0 => format!("{value:.3} %"),
+        0.0 => "0 %".to_owned(),
+        100.0..1e7 => format!("{value:.0} %"),
+        10.0..100.0 => format!("{value:.1} %"),
+        1.0..10.0 => format!("{value:.2} %"),
+        0.01..1.0 => format!("{value:.3} %"),
         _ if value.is_finite() => format!("{value:.1e} %"),
         _ => value.to_string(),
     }
@@ -42,9 +42,17 @@ fn positive_zero(value: f64, below: f64) -> f64 {
     if value.abs() < below { 0.0 } else { value }
 }
 
-/// A coefficient with four decimals.
+/// A coefficient with four decimals; powers of ten where that would be a long word.
 pub(super) fn lambda(value: f64) -> String {
-    format!("{:.4}", positive_zero(value, 5e-5))
+    if value.abs() < 1e3 { format!("{:.4}", positive_zero(value, 5e-5)) } else { number(value) }
+}
+
+/// The range of a coefficient that differs from tensor to tensor.
+pub(super) fn range(min: f64, max: f64) -> String {
+    let short = |value: f64| {
+        if value.abs() < 1e3 { format!("{:.2}", positive_zero(value, 5e-3)) } else { format!("{value:.1e}") }
+    };
+    format!("{}…{}", short(min), short(max))
 }
 
 /// `29.9 M`; exact below ten thousand.
@@ -151,6 +159,7 @@ mod tests {
         let shown = [0.0, 1e-7, 0.00123, 0.0213, 0.123, 2.0, 1e9, -0.05].map(percent);
         assert_eq!(shown, ["0 %", "1.0e-5 %", "0.123 %", "2.13 %", "12.3 %", "200 %", "1.0e11 %", "-5.00 %"]);
         assert_eq!(percent(f64::NAN), "NaN");
+        assert_eq!((lambda(-1e300), range(-0.001, 1e300)), ("-1.000e300".into(), "0.00…1.0e300".into()));
         assert_eq!(
             (cosine(Some(-1e-9)), cosine(None), lambda(-1e-9)),
             ("0.000".into(), "–".into(), "0.0000".into())

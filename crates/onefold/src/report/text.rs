@@ -1,9 +1,12 @@
 //! Tables for a terminal: at most [`WIDTH`] columns, readable without colour, warnings last where the eye rests.
 
 use super::ReportError;
-use super::derived::{Derived, derive};
-use super::health::{Health, Layout, TensorHealth};
-use super::show::{bytes, cosine, count, counted, lambda, number, percent, shape, short_names, tidy, width};
+use super::blocks::kinds;
+use super::derived::{Bound, Derived, derive};
+use super::health::{Health, Layout};
+use super::show::{
+    bytes, cosine, count, counted, lambda, number, percent, range, shape, short_names, tidy, width,
+};
 
 /// Columns that every line fits into.
 const WIDTH: usize = 100;
@@ -11,6 +14,8 @@ const WIDTH: usize = 100;
 const MATRIX: usize = 10;
 /// Experts, pairs, blocks or tensors listed before the rest is only counted.
 const ROWS: usize = 8;
+/// Experts whose shares fit beside each other.
+const SHARES: usize = 6;
 
 /// The report as aligned plain text; ends with a line break.
 pub fn to_text(health: &Health) -> Result<String, ReportError> {
@@ -35,7 +40,8 @@ pub fn to_text(health: &Health) -> Result<String, ReportError> {
 
 fn headline(health: &Health, layout: &Layout) -> String {
     let method = health.method.as_ref().map(|method| format!(" · {}", tidy(method, 30))).unwrap_or_default();
-    let mut lines = vec![format!("{}{method}", tidy(&health.title, 60))];
+    let title = format!("{}{method}", tidy(&health.title, 60));
+    let mut lines: Vec<String> = std::iter::once(title).filter(|title| !title.is_empty()).collect();
     lines.extend(
         health.base.as_ref().filter(|_| !layout.single()).map(|base| format!("base {}", tidy(base, 90))),
     );
@@ -60,7 +66,7 @@ fn experts(health: &Health, derived: &Derived) -> String {
     });
     let used = derived.experts.iter().any(|expert| expert.coefficient.is_some());
     table.head_if(used, "λ used");
-    table.head_if(displacement.is_some(), if base { "cos(Δ,τ)|‖θ*−θ_t‖" } else { "cos(θ*,θ)|‖θ*−θ_t‖" });
+    table.head_if(displacement.is_some(), if base { "cos(Δ,τ)|‖θ*−θₜ‖" } else { "cos(θ*,θ)|‖θ*−θₜ‖" });
     let names = short_names(&health.experts);
     for (t, (expert, name)) in derived.experts.iter().zip(&names).enumerate().take(4 * ROWS) {
         let mut row = vec![(t + 1).to_string(), tidy(name, 28), number(expert.norm)];
@@ -68,7 +74,7 @@ fn experts(health: &Health, derived: &Derived) -> String {
         row.extend(expert.metagpt.map(lambda));
         let own = expert.coefficient.map(|own| match own.min == own.max {
             true => lambda(own.mean),
-            false => format!("{:.2}…{:.2}", own.min, own.max),
+            false => range(own.min, own.max),
         });
         row.extend(used.then(|| own.unwrap_or_else(|| "–".to_owned())));
         row.extend(displacement.iter().flat_map(|to| [cosine(to.cosines[t]), number(to.distances[t])]));
@@ -97,7 +103,7 @@ fn cosines(health: &Health, derived: &Derived) -> String {
         };
         table.rows.push(std::iter::once((i + 1).to_string()).chain((0..k).map(cell)).collect());
     }
-    table.titled(&format!("Cosines of the {of} (upper right: mean over layers)"))
+    table.titled(&format!("Cosines of the {of} (upper right: mean over blocks)"))
 }
 
 fn closest(health: &Health, derived: &Derived, of: &str) -> String {
@@ -107,7 +113,7 @@ fn closest(health: &Health, derived: &Derived, of: &str) -> String {
     let mut found: Vec<(f64, usize, usize)> =
         pairs.filter_map(|(i, j)| Some((derived.cosine[i][j]?, i, j))).collect();
     found.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
-    let mut table = Table { left: &[0, 1], ..Table::new("expert|expert|cos|layer mean") };
+    let mut table = Table { left: &[0, 1], ..Table::new("expert|expert|cos|block mean") };
     for &(value, i, j) in found.iter().take(ROWS) {
         let mean = cosine(derived.cosine_block_mean[i][j]);
         table.rows.push(vec![tidy(&names[i], 34), tidy(&names[j], 34), cosine(Some(value)), mean]);
@@ -127,8 +133,13 @@ fn facts(derived: &Derived) -> String {
         format!("Sign conflicts   {} of the positions that two or more experts changed", percent(rate))
     }));
     if derived.experts.len() > 1 && !derived.bounds.is_empty() {
-        let bounds: Vec<String> =
-            derived.bounds.iter().map(|bound| format!("{} {}", bound.label, number(bound.value))).collect();
+        // All but the first as an excess over it: the value itself has no unit that means anything.
+        let least = derived.bounds[0].value;
+        let excess =
+            |bound: &Bound| format!("{} +{}", bound.label, percent((bound.value / least - 1.0).max(0.0)));
+        let bounds: Vec<String> = std::iter::once(format!("metagpt {}", number(least)))
+            .chain(derived.bounds.iter().skip(1).map(excess))
+            .collect();
         lines.push(format!("Loss bound U(λ)  {}", bounds.join(" · ")));
     }
     lines.join("\n")
@@ -143,13 +154,13 @@ fn moved(health: &Health, derived: &Derived) -> String {
     let mut blocks: Vec<_> = derived.blocks.iter().collect();
     blocks.sort_by(|a, b| b.shares.iter().sum::<f64>().total_cmp(&a.shares.iter().sum()));
     let mut table = Table { left: &[0], ..Table::new("block|parameters|conflicts") };
-    table.header.extend((1..=k.min(ROWS)).map(|t| t.to_string()));
+    table.header.extend((1..=k.min(SHARES)).map(|t| t.to_string()));
     for block in blocks.iter().take(ROWS) {
         let label =
             if block.layer.is_some() { format!("layer {}", block.label) } else { block.label.clone() };
         let conflicts = block.sign_conflict_rate.map_or_else(|| "–".to_owned(), percent);
-        let mut row = vec![tidy(&label, 24), count(block.elements), conflicts];
-        row.extend(block.shares.iter().take(ROWS).map(|share| format!("{:.1} %", share * 100.0)));
+        let mut row = vec![tidy(&label, 18), count(block.elements), conflicts];
+        row.extend(block.shares.iter().take(SHARES).map(|share| format!("{:.1} %", share * 100.0)));
         table.rows.push(row);
     }
     table.titled("Where the experts changed most (share of ‖τ‖² per expert)")
@@ -169,20 +180,16 @@ fn dtypes(health: &Health) -> String {
     table.titled("Stored types")
 }
 
-/// The largest tensors, largest first; equal ones in the order of the checkpoint.
-pub(super) fn by_size(health: &Health) -> Vec<&TensorHealth> {
-    let mut tensors: Vec<_> = health.tensors.iter().collect();
-    tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.elements));
-    tensors
-}
-
 fn largest(health: &Health) -> String {
-    let mut table = Table { left: &[0, 1, 2], ..Table::new("tensor|type|shape|parameters") };
-    for tensor in by_size(health).into_iter().take(ROWS) {
-        let form = tidy(&shape(&tensor.shape), 26);
-        table.rows.push(vec![tidy(&tensor.name, 46), tidy(&tensor.dtype, 8), form, count(tensor.elements)]);
+    let kinds = kinds(&health.tensors);
+    let mut table = Table { left: &[0, 1, 2], ..Table::new("tensor|type|shape|copies|parameters") };
+    for kind in kinds.iter().take(ROWS) {
+        let form = tidy(&shape(&kind.shape), 24);
+        let mut row = vec![tidy(&kind.pattern, 42), tidy(&kind.dtype, 8), form, kind.copies.to_string()];
+        row.push(count(kind.elements));
+        table.rows.push(row);
     }
-    table.titled("Largest tensors") + &more(health.tensors.len(), ROWS, "tensor")
+    table.titled("Largest tensors (* for each number)") + &more(kinds.len(), ROWS, "kind")
 }
 
 fn ties(health: &Health) -> String {
@@ -286,12 +293,127 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::fixture;
+    use crate::report::{TensorHealth, fixture};
 
     #[test]
-    fn show() {
-        for h in [fixture::merge(), fixture::single(), fixture::troubled()] {
-            println!("{}\n=====", to_text(&h).unwrap());
+    fn merge() {
+        let expected = "\
+merged-7x3 · ties
+base tiny-org/llama-30m
+3 experts · 28.8 M parameters · 57.7 MB · 50 tensors · 1 copied
+
+Experts
+  #  expert            ‖τ‖  ‖τ‖/‖θ₀‖  λ MetaGPT  λ used  cos(Δ,τ)  ‖θ*−θₜ‖
+  1  llama-30m-code  11.78    2.39 %     0.3821  0.3000     0.516    10.12
+  2  llama-30m-math  12.08    2.45 %     0.4017  0.4500     0.794    7.834
+  3  chat <v2> & co  8.860    1.80 %     0.2162  0.2500     0.318    9.315
+
+Cosines of the task vectors (upper right: mean over blocks)
+          1       2       3
+  1   1.000   0.010  -0.007
+  2   0.003   1.000   0.018
+  3  -0.006  -0.003   1.000
+
+Merged model     ‖θ*−θ₀‖ = 6.847, 1.39 % of ‖θ₀‖
+Sign conflicts   43.6 % of the positions that two or more experts changed
+Loss bound U(λ)  metagpt 14728 · this run +1.68 % · uniform +2.58 % · 0.3 +3.69 % · 1.0 +189 %
+
+Where the experts changed most (share of ‖τ‖² per expert)
+  block     parameters  conflicts       1       2       3
+  layer 6       2.23 M     45.5 %   8.7 %  14.3 %   5.5 %
+  layer 7       2.23 M     47.5 %   9.2 %  12.6 %   4.1 %
+  layer 5       2.23 M     43.4 %   5.6 %  12.8 %   6.7 %
+  layer 8       2.23 M     49.5 %  12.1 %   9.3 %   3.1 %
+  layer 3       2.23 M     39.4 %   3.5 %  10.2 %  10.5 %
+  layer 4       2.23 M     41.4 %   4.9 %  11.1 %   7.8 %
+  layer 9       2.23 M     51.5 %  14.2 %   7.4 %   2.1 %
+  layer 11      2.23 M     55.6 %  20.5 %   2.0 %   0.9 %
+and 6 more blocks
+
+onefold 0.1.0 · time 4.2 s · peak memory 212 MB · bytes read 239 MB
+";
+        assert_eq!(to_text(&fixture::merge()).unwrap(), expected);
+    }
+
+    #[test]
+    fn one_model() {
+        let expected = "\
+tiny-org/llama-30m
+28.8 M parameters · 57.7 MB · 50 tensors
+
+Stored types
+  type  tensors  parameters    bytes
+  BF16       50      28.8 M  57.7 MB
+  F32         1          32    128 B
+
+Largest tensors (* for each number)
+  tensor                                    type  shape       copies  parameters
+  model.layers.*.self_attn.qkv_proj.weight  BF16  1536 × 512      12      9.44 M
+  model.layers.*.mlp.down_proj.weight       BF16  512 × 1408      12      8.65 M
+  model.layers.*.mlp.up_proj.weight         BF16  1408 × 512      12      8.65 M
+  model.embed_tokens.weight                 BF16  4096 × 512       1      2.10 M
+  model.layers.*.input_layernorm.weight     BF16  1 × 512         12        6144
+  model.norm.weight                         BF16  1 × 512          1         512
+
+Tied  model.embed_tokens.weight = lm_head.weight
+
+No NaN, no Inf
+";
+        assert_eq!(to_text(&fixture::single()).unwrap(), expected);
+    }
+
+    #[test]
+    fn warnings_come_last() {
+        let text = to_text(&fixture::troubled()).unwrap();
+        let tail = "\n\n! `density` has no effect with `merge_method: adamerging`; it was ignored (--lenient).\n\
+                    ! Weights that are not finite: 3 NaN and 0 Inf in model.layers.1.mlp.down_proj.weight of\n  \
+                    tiny-org/llama-30m-math, and 1 more place. Every figure that includes them is void; find out which\n  \
+                    training run broke before using this model.\n";
+        assert!(text.ends_with(tail), "{text}");
+        assert!(text.contains("0.10…0.59"), "{text}");
+    }
+
+    #[test]
+    fn no_line_is_too_wide_whatever_the_names() {
+        let long = "組織/".to_owned() + &"very-long-model-name 模型\u{1b}[2J\n".repeat(40);
+        for k in [1, 3, 12] {
+            let vectors: Vec<Vec<f64>> =
+                (0..k).map(|t| (0..k).map(|i| if i == t { 1e-30 } else { 1e-31 }).collect()).collect();
+            let vectors: Vec<&[f64]> = vectors.iter().map(Vec::as_slice).collect();
+            let base = vec![1e30; k];
+            let mut health = fixture::plain(Some(&base), &vectors);
+            (health.title, health.method, health.base) =
+                (long.clone(), Some(long.clone()), Some(long.clone()));
+            health.experts = (0..k).map(|t| format!("{long}{t}")).collect();
+            health.tensors.push(TensorHealth { name: long.clone(), ..health.tensors[0].clone() });
+            health.tensors[0].coefficients = Some(vec![-1e300; k]);
+            health.run = vec![(long.clone(), long.clone()); 3];
+            health.warnings = vec![long.clone(), "x".repeat(500)];
+            let text = to_text(&health).unwrap();
+            assert!(!text.contains('\u{1b}'));
+            let widest = text.lines().max_by_key(|line| width(line)).unwrap();
+            assert!(width(widest) <= WIDTH, "{k}: {} {widest}", width(widest));
         }
+    }
+
+    #[test]
+    fn many_experts_show_the_closest_pairs() {
+        let vectors: Vec<Vec<f64>> = (0..11)
+            .map(|t| (0..12).map(|i| f64::from(u8::from(i == t || (t == 4 && i == 2)))).collect())
+            .collect();
+        let vectors: Vec<&[f64]> = vectors.iter().map(Vec::as_slice).collect();
+        let text = to_text(&fixture::plain(Some(&[100.0; 12]), &vectors)).unwrap();
+        assert!(
+            text.contains(
+                "Closest task vectors\n  expert    expert      cos  block mean\n  expert-3  expert-5  0.707"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("and 47 more pairs"), "{text}");
+    }
+
+    #[test]
+    fn nothing_known_is_not_an_error() {
+        assert_eq!(to_text(&Health::default()).unwrap(), "0 parameters · 0 B · 0 tensors\n");
     }
 }

@@ -84,8 +84,8 @@ fn pairs(
     derived: &Derived,
     gramian: &Gramian,
 ) -> Vec<(&'static str, String)> {
-    let (mut found, mut overlaps): (Vec<(&'static str, String)>, Vec<(f64, usize, usize)>) =
-        Default::default();
+    let mut found = Vec::new();
+    let mut overlaps: Vec<(f64, usize, usize)> = Vec::new();
     for i in 0..names.len() {
         for j in i + 1..names.len() {
             let Some(cosine) = derived.cosine[i][j] else { continue };
