@@ -13,7 +13,7 @@ use super::show::{cosine, count, number, percent, tidy};
 use super::svg::{COLOURS, Cell, HeatMap, StackedBars};
 
 /// Cells of one drawing.
-const CELLS: usize = 500;
+const CELLS: usize = 400;
 /// Experts in one drawing.
 const EXPERTS: usize = 24;
 /// Widths of drawings on wide pages and on phones.
@@ -139,7 +139,11 @@ fn cosines(layout: &Layout, derived: &Derived, names: &[String]) -> Option<Value
         ),
     };
     let legend = safe(Scale::Cosine.legend("−1", "1"));
-    (k > 1).then(|| context! { title, note, figures, legend })
+    let more = match derived.experts.len() {
+        all if all > k => format!("The drawings show the first {k} of {all}; the JSON report has all."),
+        _ => String::new(),
+    };
+    (k > 1).then(|| context! { title, note, figures, legend, more })
 }
 
 fn change(layout: &Layout, blocks: &[Block], names: &[String]) -> Option<Value> {

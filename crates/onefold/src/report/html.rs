@@ -79,11 +79,9 @@ fn cards(health: &Health, layout: &Layout, derived: &Derived) -> Vec<Value> {
     let card = |name: &str, value: String, note: String| context! { name, value, note };
     let totals = &health.totals;
     let types: Vec<String> = totals.dtypes.iter().take(3).map(|of| tidy(&of.dtype, 12)).collect();
-    let mut cards = vec![card(
-        "Parameters",
-        count(totals.parameters),
-        format!("{}, {}", bytes(totals.bytes), types.join(" + ")),
-    )];
+    let types = if types.is_empty() { String::new() } else { format!(", {}", types.join(" + ")) };
+    let mut cards =
+        vec![card("Parameters", count(totals.parameters), format!("{}{types}", bytes(totals.bytes)))];
     if layout.single() {
         cards.push(card("Tensors", health.tensors.len().to_string(), tied_note(health)));
         let layers = derived.blocks.iter().filter(|block| block.layer.is_some()).count();

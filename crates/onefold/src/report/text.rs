@@ -163,7 +163,8 @@ fn moved(health: &Health, derived: &Derived) -> String {
         row.extend(block.shares.iter().take(SHARES).map(|share| format!("{:.1} %", share * 100.0)));
         table.rows.push(row);
     }
-    table.titled("Where the experts changed most (share of ‖τ‖² per expert)")
+    let whose = if k > SHARES { format!("of the first {SHARES} experts") } else { "per expert".to_owned() };
+    table.titled(&format!("Where the experts changed most (share of ‖τ‖² {whose})"))
         + &more(blocks.len(), ROWS, "block")
 }
 

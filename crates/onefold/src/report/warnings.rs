@@ -1,5 +1,7 @@
 //! What a reader should know before trusting a merge: thresholds, and sentences that say what to do.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::derived::Derived;
@@ -19,6 +21,9 @@ const UNEQUAL: f64 = 10.0;
 /// A fine-tune moves a model by a few percent; half its length means another starting point.
 const FAR: f64 = 0.5;
 
+/// Sentences of one kind before the rest is only counted.
+const EACH: usize = 3;
+
 /// One warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Warning {
@@ -36,11 +41,29 @@ pub(crate) fn all(health: &Health, layout: &Layout, derived: &Derived, gramian: 
     found.extend(non_finite(health, layout).map(|message| ("non_finite", message)));
     if layout.vectors > 0 && !layout.single() {
         let names: Vec<String> = health.experts.iter().map(|name| tidy(name, 60)).collect();
-        found.extend(zero(&names, layout, derived));
-        found.extend(pairs(&names, layout, derived, gramian));
-        found.extend(lengths(&names, derived));
+        let about = zero(&names, layout, derived).into_iter().chain(pairs(&names, layout, derived, gramian));
+        found.extend(brief(about.chain(lengths(&names, derived)).collect()));
     }
     found.into_iter().map(|(code, message)| Warning { code, message }).collect()
+}
+
+/// The first few sentences of each kind; the last of them counts the rest.
+fn brief(found: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    found.iter().for_each(|(code, _)| *left.entry(code).or_default() += 1);
+    let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
+    let keep = |(code, message): (&'static str, String)| {
+        let (left, shown) = (left.get_mut(code)?, shown.entry(code).or_default());
+        (*left, *shown) = (*left - 1, *shown + 1);
+        match *shown {
+            EACH if *left > 0 => {
+                Some((code, format!("{message} The same is true of {}.", counted(*left as u64, "other"))))
+            }
+            ..=EACH => Some((code, message)),
+            _ => None,
+        }
+    };
+    found.into_iter().filter_map(keep).collect()
 }
 
 fn non_finite(health: &Health, layout: &Layout) -> Option<String> {
@@ -96,7 +119,6 @@ fn pairs(
             }
         }
     }
-    found.truncate(20);
     // The first of equals, as max_by would take the last.
     overlaps.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
     found.extend(overlaps.first().map(|&(cosine, i, j)| {
@@ -204,6 +226,18 @@ mod tests {
         );
         assert_eq!(codes(BASE, &[&[0.0, 11.0, 0.0], &[0.0, 0.0, 1.0]]), ["dominant_expert", "unequal_norms"]);
         assert_eq!(codes(BASE, &[&[0.0, 60.0, 0.0], &[0.0, 0.0, 60.0]]), ["far_from_base", "far_from_base"]);
+    }
+
+    #[test]
+    fn a_wrong_base_does_not_flood_the_page() {
+        let deltas: Vec<Vec<f64>> =
+            (0..6).map(|t| (0..7).map(|i| if i == t + 1 { 90.0 } else { 0.0 }).collect()).collect();
+        let deltas: Vec<&[f64]> = deltas.iter().map(Vec::as_slice).collect();
+        let base = [100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let found = warnings(&base, &deltas);
+        assert_eq!(found.len(), 3);
+        assert!(found[2].1.ends_with("fine-tuned from? The same is true of 3 others."), "{}", found[2].1);
+        assert!(!warnings(&base, &deltas[..3])[2].1.contains("The same"));
     }
 
     #[test]
