@@ -2,7 +2,7 @@
 //!
 //! Everything here is a pure function from data to `String`. A job fills [`Health`] during its survey of the
 //! weights (per tensor: the Gramian of base and task vectors, sign statistics, non-finite counts);
-//! [`derive`] checks it and computes every figure once; the renderers only lay out.
+//! [`derive()`] checks it and computes every figure once; the renderers only lay out.
 //! So no number can differ between the terminal, the JSON and the page.
 
 mod blocks;
