@@ -3,3 +3,5 @@ pub mod hub;
 pub mod recipe;
 
 pub mod tokenizer;
+
+pub mod report;
