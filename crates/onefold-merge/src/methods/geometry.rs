@@ -195,19 +195,6 @@ fn add_column_products(view: &View<'_>, k: usize, columns: usize, sums: &mut [f6
     }
 }
 
-trait OrElse {
-    fn unwrap_or_else(self, undefined: impl FnOnce(String) -> MergeError) -> MergeError;
-}
-
-impl OrElse for Result<MergeError, String> {
-    fn unwrap_or_else(self, undefined: impl FnOnce(String) -> MergeError) -> MergeError {
-        match self {
-            Ok(error) => error,
-            Err(message) => undefined(message),
-        }
-    }
-}
-
 /// `sin((1−t)θ)/sin θ` and `sin(tθ)/sin θ`, or the straight line where that is undefined.
 pub fn slerp_weights(cosine: f64, t: f64) -> (f64, f64) {
     let angle = cosine.clamp(-1.0, 1.0).acos();

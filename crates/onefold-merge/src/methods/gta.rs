@@ -24,7 +24,7 @@ use crate::sparsify::{Mask, Sparsifier};
 use crate::task::Task;
 
 macro_rules! table_entry {
-    ($id:ident, $name:literal, $summary:literal, $source:literal, $passes:literal, $sparsifier:expr, $consensus:expr, [$($param:expr),*]) => {
+    ($id:ident, $name:literal, $summary:literal, $source:literal, $passes:literal, $sparsifier:ident, $consensus:expr, [$($param:expr),*]) => {
         /// The table entry.
         pub static $id: Method = Method {
             name: $name,
@@ -336,7 +336,7 @@ fn sparsifiers(task: &Task, method: &'static Method, sparsify: Sparsify) -> Resu
     densities.iter().enumerate().map(sparsifier).collect()
 }
 
-pub(super) fn first_vector(view: &View<'_>, out: &mut [f32]) {
+pub(crate) fn first_vector(view: &View<'_>, out: &mut [f32]) {
     out.copy_from_slice(&view.vectors[0]);
 }
 

@@ -9,7 +9,6 @@ use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};
 use crate::MergeError;
 use crate::params::{Default, Kind, Level, Param};
 use crate::scan::{Grain, Scan, View};
-use crate::task::Task;
 
 const EPSILON: Param = Param {
     name: "epsilon",

@@ -1,0 +1,145 @@
+//! What a tensor's name tells: its layer, and whether its rows are tokens. No list of architectures: the first part of
+//! a name that is a number is the layer, and what stands before it names the stack of layers.
+
+use std::cmp::Ordering;
+
+/// A name taken apart: `model.layers.` `3` `.mlp.up_proj.weight`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name<'a> {
+    /// Everything before the layer number: the stack. The whole name for a tensor outside of layers.
+    pub stack: &'a str,
+    /// Layer number.
+    pub layer: Option<usize>,
+    /// Everything behind it.
+    pub rest: &'a str,
+}
+
+impl<'a> Name<'a> {
+    /// Takes a name apart.
+    pub fn parse(name: &'a str) -> Self {
+        let mut start = 0;
+        for part in name.split('.') {
+            let end = start + part.len();
+            let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            // A number at the very beginning or end is not a layer: torch names the parts of a Sequential so.
+            if digits && start > 0 && end < name.len() && let Ok(layer) = part.parse() {
+                return Self { stack: &name[..start], layer: Some(layer), rest: &name[end..] };
+            }
+            start = end + 1;
+        }
+        Self { stack: name, layer: None, rest: "" }
+    }
+
+    /// The name with another layer number.
+    pub fn with_layer(&self, layer: usize) -> String {
+        format!("{}{layer}{}", self.stack, self.rest)
+    }
+
+    /// Label of the group of tensors that share a layer: `model.layers.3`, or the tensor's module outside of layers.
+    pub fn layer_label(&self) -> String {
+        match self.layer {
+            Some(layer) => format!("{}{layer}", self.stack),
+            None => self.stack.rsplit_once('.').map_or(self.stack, |(module, _)| module).to_owned(),
+        }
+    }
+}
+
+/// Order in which people read names: numbers by value.
+pub fn natural_order(a: &str, b: &str) -> Ordering {
+    let key = |part: &str| part.parse::<u64>().ok();
+    let mut parts = a.split('.').zip(b.split('.')).map(|(a, b)| match (key(a), key(b)) {
+        (Some(x), Some(y)) => x.cmp(&y).then(a.cmp(b)),
+        _ => a.cmp(b),
+    });
+    parts.find(|o| o.is_ne()).unwrap_or_else(|| a.split('.').count().cmp(&b.split('.').count()))
+}
+
+/// Input embeddings, by the last parts of their names.
+const EMBEDDINGS: [&str; 8] = [
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+    "shared.weight",
+    "token_embedding.weight",
+    "tokens_embed.weight",
+];
+
+/// Output embeddings and what has one entry per token beside them.
+const HEADS: [&str; 7] = [
+    "lm_head.weight",
+    "embed_out.weight",
+    "lm_head.bias",
+    "lm_head.decoder.weight",
+    "lm_head.decoder.bias",
+    "predictions.decoder.weight",
+    "predictions.decoder.bias",
+];
+
+fn ends_with_any(name: &str, endings: &[&str]) -> bool {
+    endings.iter().any(|e| name == *e || (name.ends_with(e) && name[..name.len() - e.len()].ends_with('.')))
+}
+
+/// Whether the first dimension of the tensor counts tokens.
+pub fn has_token_rows(name: &str) -> bool {
+    is_input_embedding(name) || ends_with_any(name, &HEADS) || ends_with_any(name, &["predictions.bias"])
+}
+
+/// Whether it is the matrix that tokens are looked up in.
+pub fn is_input_embedding(name: &str) -> bool {
+    ends_with_any(name, &EMBEDDINGS)
+}
+
+/// Whether it is an output matrix that may be tied to the input embedding.
+pub fn is_head(name: &str) -> bool {
+    ends_with_any(name, &["lm_head.weight", "embed_out.weight", "lm_head.decoder.weight", "predictions.decoder.weight"])
+}
+
+/// Whether a tensor outside of layers comes before them (embeddings) rather than behind (final norm, head).
+pub fn comes_before_layers(name: &str) -> bool {
+    let early = ["embed", "wte", "wpe", "shared", "conv1", "patch", "pre_layrnorm", "class_token", "cls_token"];
+    !ends_with_any(name, &HEADS) && !name.contains("embed_out") && early.iter().any(|e| name.contains(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_found_in_every_family() {
+        let cases = [
+            ("model.layers.12.mlp.experts.3.w1.weight", Some(12), "model.layers."),
+            ("transformer.h.0.attn.c_attn.weight", Some(0), "transformer.h."),
+            ("encoder.layer.5.output.dense.bias", Some(5), "encoder.layer."),
+            ("model.norm.weight", None, "model.norm.weight"),
+            ("classifier.0", None, "classifier.0"),
+            ("0.weight", None, "0.weight"),
+        ];
+        for (name, layer, stack) in cases {
+            let parsed = Name::parse(name);
+            assert_eq!((parsed.layer, parsed.stack), (layer, stack), "{name}");
+        }
+        assert_eq!(Name::parse("h.3.mlp").with_layer(11), "h.11.mlp");
+        assert_eq!(Name::parse("model.layers.3.mlp.w").layer_label(), "model.layers.3");
+        assert_eq!(Name::parse("model.norm.weight").layer_label(), "model.norm");
+    }
+
+    #[test]
+    fn numbers_sort_by_value() {
+        let mut names = ["l.10.b", "l.2.b", "l.2.a", "k", "l"];
+        names.sort_by(|a, b| natural_order(a, b));
+        assert_eq!(names, ["k", "l", "l.2.a", "l.2.b", "l.10.b"]);
+    }
+
+    #[test]
+    fn token_rows_are_told_by_name() {
+        for name in ["model.embed_tokens.weight", "lm_head.weight", "embeddings.word_embeddings.weight", "wte.weight", "cls.predictions.bias"] {
+            assert!(has_token_rows(name), "{name}");
+        }
+        for name in ["model.norm.weight", "embeddings.position_embeddings.weight", "my_lm_head.weight2"] {
+            assert!(!has_token_rows(name), "{name}");
+        }
+        assert!(comes_before_layers("model.embed_tokens.weight") && !comes_before_layers("lm_head.weight"));
+    }
+}
