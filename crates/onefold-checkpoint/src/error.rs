@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Dtype;
-use crate::pytorch::TorchError;
 use crate::adapter::AdapterError;
+use crate::pytorch::TorchError;
 
 /// A problem with a checkpoint that is read or an output that is written.
 #[derive(Debug, thiserror::Error)]

@@ -323,6 +323,20 @@ impl Output {
     }
 }
 
+/// Writes a single file beside no model: complete or not at all.
+///
+/// # Errors
+/// If it exists and `force` is not set, or the system refuses.
+pub fn write_file(path: &Path, bytes: &[u8], force: bool) -> Result<(), CheckpointError> {
+    if path.symlink_metadata().is_ok() && !force {
+        return Err(CheckpointError::OutputExists { path: path.to_owned() });
+    }
+    let partial = with_suffix(path, ".partial");
+    let mut file = create(&partial)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(&partial, "write"))?;
+    fs::rename(&partial, path).map_err(CheckpointError::io(path, "rename the finished file to its place"))
+}
+
 fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), CheckpointError> {
     let target = absolute(dir);
     for input in inputs {

@@ -7,7 +7,9 @@ use onefold_checkpoint::{CheckpointError, Dtype};
 #[non_exhaustive]
 pub enum MergeError {
     /// An input holds NaN or an infinity.
-    #[error("tensor `{tensor}` of {model}: element {index} is {value}; repair the checkpoint, or give --allow-non-finite to merge it as it is")]
+    #[error(
+        "tensor `{tensor}` of {model}: element {index} is {value}; repair the checkpoint, or give --allow-non-finite to merge it as it is"
+    )]
     NonFinite {
         /// The tensor.
         tensor: String,
@@ -19,7 +21,9 @@ pub enum MergeError {
         value: f32,
     },
     /// A result that the output's dtype cannot hold.
-    #[error("tensor `{tensor}`: the merged value {value} at element {index} does not fit {dtype}; choose a wider `out_dtype`, or give --allow-non-finite")]
+    #[error(
+        "tensor `{tensor}`: the merged value {value} at element {index} does not fit {dtype}; choose a wider `out_dtype`, or give --allow-non-finite"
+    )]
     Overflow {
         /// The tensor.
         tensor: String,

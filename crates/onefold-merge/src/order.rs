@@ -100,7 +100,13 @@ fn histogram(scans: &[&Scan], grain: Grain, score: &impl Score) -> Result<Vec<u6
     Ok(total)
 }
 
-fn cut(scans: &[&Scan], grain: Grain, score: &impl Score, histogram: &[u64], keep: u64) -> Result<Cut, MergeError> {
+fn cut(
+    scans: &[&Scan],
+    grain: Grain,
+    score: &impl Score,
+    histogram: &[u64],
+    keep: u64,
+) -> Result<Cut, MergeError> {
     // The bin, from the top, in which the running count reaches `keep`; `wanted` elements of it are kept.
     let mut above = 0;
     let mut bin = BINS - 1;
@@ -119,7 +125,12 @@ fn cut(scans: &[&Scan], grain: Grain, score: &impl Score, histogram: &[u64], kee
 }
 
 /// Bits and positions of all scores of a bin.
-fn members(scans: &[&Scan], grain: Grain, score: &impl Score, bin: usize) -> Result<Vec<(u32, u64)>, MergeError> {
+fn members(
+    scans: &[&Scan],
+    grain: Grain,
+    score: &impl Score,
+    bin: usize,
+) -> Result<Vec<(u32, u64)>, MergeError> {
     let collect = |found: &mut Vec<(u32, u64)>, start: u64, values: &[f32]| {
         for (i, v) in values.iter().enumerate() {
             let bits = v.to_bits() & 0x7fff_ffff;
@@ -132,7 +143,13 @@ fn members(scans: &[&Scan], grain: Grain, score: &impl Score, bin: usize) -> Res
 }
 
 /// Many elements share the bin (a constant tensor, an untouched layer): count its low bits, then the ties.
-fn cut_in_crowded_bin(scans: &[&Scan], grain: Grain, score: &impl Score, bin: usize, wanted: u64) -> Result<Cut, MergeError> {
+fn cut_in_crowded_bin(
+    scans: &[&Scan],
+    grain: Grain,
+    score: &impl Score,
+    bin: usize,
+    wanted: u64,
+) -> Result<Cut, MergeError> {
     let low_mask = (1u32 << LOW_BITS) - 1;
     let count = |lows: &mut Vec<u64>, values: &[f32]| {
         for v in values {
@@ -142,7 +159,8 @@ fn cut_in_crowded_bin(scans: &[&Scan], grain: Grain, score: &impl Score, bin: us
             }
         }
     };
-    let parts = visit(scans, grain, score, || vec![0u64; 1 << LOW_BITS], |lows, _, values| count(lows, values))?;
+    let parts =
+        visit(scans, grain, score, || vec![0u64; 1 << LOW_BITS], |lows, _, values| count(lows, values))?;
     let count_of = |low: usize| parts.iter().map(|p| p[low]).sum::<u64>();
     let mut above = 0;
     let mut low = (1 << LOW_BITS) - 1;
@@ -159,13 +177,20 @@ fn cut_in_crowded_bin(scans: &[&Scan], grain: Grain, score: &impl Score, bin: us
 }
 
 /// Position of the `nth` (from 1) score with exactly these bits.
-fn position_of_tie(scans: &[&Scan], grain: Grain, score: &impl Score, bits: u32, nth: u64) -> Result<u64, MergeError> {
+fn position_of_tie(
+    scans: &[&Scan],
+    grain: Grain,
+    score: &impl Score,
+    bits: u32,
+    nth: u64,
+) -> Result<u64, MergeError> {
     // One count per task of consecutive blocks, then a look into the task that holds it.
     let count = |counts: &mut Vec<(u64, u64)>, start: u64, values: &[f32]| {
         let ties = values.iter().filter(|v| v.to_bits() & 0x7fff_ffff == bits).count() as u64;
         counts.push((start, ties));
     };
-    let mut blocks: Vec<(u64, u64)> = visit(scans, grain, score, Vec::new, count)?.into_iter().flatten().collect();
+    let mut blocks: Vec<(u64, u64)> =
+        visit(scans, grain, score, Vec::new, count)?.into_iter().flatten().collect();
     blocks.sort_unstable();
     let mut left = nth;
     let (start, _) = *blocks

@@ -145,7 +145,11 @@ impl Scan {
     ///
     /// # Errors
     /// If an input is not finite.
-    pub fn map<T: Send>(&self, grain: Grain, each: impl Fn(&View<'_>) -> T + Sync) -> Result<Vec<T>, MergeError> {
+    pub fn map<T: Send>(
+        &self,
+        grain: Grain,
+        each: impl Fn(&View<'_>) -> T + Sync,
+    ) -> Result<Vec<T>, MergeError> {
         let span_answers = |span: Range<usize>| -> Result<Vec<T>, MergeError> {
             with_buffers(|buffers| {
                 let blocks = self.blocks_of(span, grain);
@@ -183,7 +187,9 @@ impl Scan {
     fn read(&self, operand: &Operand, block: &Range<usize>, out: &mut Vec<f32>) -> Result<(), MergeError> {
         out.resize(block.len(), 0.0);
         operand.tensor.read(block.start, out);
-        if !self.options.allow_non_finite && let Some(i) = check::first_non_finite(out) {
+        if !self.options.allow_non_finite
+            && let Some(i) = check::first_non_finite(out)
+        {
             return Err(MergeError::NonFinite {
                 tensor: self.name.clone(),
                 model: operand.model.clone(),
@@ -247,7 +253,13 @@ pub(crate) mod fixtures {
     /// A scan over operands as they are.
     pub(crate) fn plain(shape: &[usize], rows: &[Vec<f32>]) -> Scan {
         let operands = rows.iter().enumerate().map(|(i, r)| operand(&format!("m{i}"), shape, r)).collect();
-        Scan { name: "w".into(), shape: shape.to_vec(), origin: None, operands, options: ScanOptions::default() }
+        Scan {
+            name: "w".into(),
+            shape: shape.to_vec(),
+            origin: None,
+            operands,
+            options: ScanOptions::default(),
+        }
     }
 }
 

@@ -83,14 +83,20 @@ impl Sparsifier {
     pub fn mask(&self, scan: &Scan, cuts: &[Cut], divide_by_probability: bool) -> Mask {
         match self {
             Self::None => Mask::All,
-            Self::Magnitude { density } => Mask::Ranked { low: cuts[0], high: Cut::NOTHING, density: *density },
+            Self::Magnitude { density } => {
+                Mask::Ranked { low: cuts[0], high: Cut::NOTHING, density: *density }
+            }
             Self::Outliers { density, .. } => Mask::Ranked { low: cuts[0], high: cuts[1], density: *density },
             Self::Random { density, stream } => Mask::Random { stream: *stream, density: *density },
             Self::Della { density, epsilon, stream } => Mask::Della {
                 stream: *stream,
                 density: *density,
                 epsilon: *epsilon,
-                row: if scan.shape.len() > 1 { (scan.len() / scan.shape[0]).max(1) } else { scan.len().max(1) },
+                row: if scan.shape.len() > 1 {
+                    (scan.len() / scan.shape[0]).max(1)
+                } else {
+                    scan.len().max(1)
+                },
                 divide: divide_by_probability,
             },
         }
@@ -148,7 +154,14 @@ impl Mask {
     }
 
     /// Writes the surviving elements of `x`, which begins at position `start` of the tensor, to `out`; 0 elsewhere.
-    pub fn apply(&self, x: &[f32], start: usize, random: &mut Vec<u32>, order: &mut Vec<u64>, out: &mut [f32]) {
+    pub fn apply(
+        &self,
+        x: &[f32],
+        start: usize,
+        random: &mut Vec<u32>,
+        order: &mut Vec<u64>,
+        out: &mut [f32],
+    ) {
         match self {
             Self::All => out.copy_from_slice(x),
             Self::Ranked { low, high, .. } => keep_ranked(x, start as u64, *low, *high, out),
@@ -170,7 +183,15 @@ impl Mask {
 }
 
 /// One row of DELLA: keep probability `density − ε + 2ε·r/(m−1)` for the element of rank r (0 = smallest of m).
-fn della_row(x: &[f32], random: &[u32], density: f64, epsilon: f64, divide: bool, order: &mut Vec<u64>, out: &mut [f32]) {
+fn della_row(
+    x: &[f32],
+    random: &[u32],
+    density: f64,
+    epsilon: f64,
+    divide: bool,
+    order: &mut Vec<u64>,
+    out: &mut [f32],
+) {
     order.clear();
     order.extend(x.iter().enumerate().map(|(i, v)| u64::from(v.to_bits() & 0x7fff_ffff) << 32 | i as u64));
     order.sort_unstable();
@@ -230,7 +251,9 @@ mod tests {
     #[test]
     fn della_prefers_large_elements() {
         let (rows, m) = (2000, 101);
-        let x: Vec<f32> = (0..rows * m).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } * (1 + (i % m * 37) % m) as f32).collect();
+        let x: Vec<f32> = (0..rows * m)
+            .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } * (1 + (i % m * 37) % m) as f32)
+            .collect();
         let scan = deltas(&[rows, m], &[x.clone()]);
         let sparsifier = Sparsifier::della(0.5, 0.2, Stream::new(3, "m", "w")).unwrap();
         let out = masked(&sparsifier.mask(&scan, &[], false), &x);
@@ -240,10 +263,15 @@ mod tests {
         };
         for (magnitude, expected) in [(1.0, 0.3), (51.0, 0.5), (101.0, 0.7)] {
             // Five standard deviations of a binomial share.
-            assert!((share(magnitude) - expected).abs() < 5.0 * (0.25 / rows as f64).sqrt(), "{magnitude}: {}", share(magnitude));
+            assert!(
+                (share(magnitude) - expected).abs() < 5.0 * (0.25 / rows as f64).sqrt(),
+                "{magnitude}: {}",
+                share(magnitude)
+            );
         }
         let divided = masked(&sparsifier.mask(&scan, &[], true), &x);
-        let (sum, before): (f32, f32) = (divided.iter().map(|v| v.abs()).sum(), x.iter().map(|v| v.abs()).sum());
+        let (sum, before): (f32, f32) =
+            (divided.iter().map(|v| v.abs()).sum(), x.iter().map(|v| v.abs()).sum());
         assert!((sum / before - 1.0).abs() < 0.01, "dividing by the probability restores the mean");
     }
 }

@@ -109,7 +109,12 @@ pub struct Statistics {
 /// # Errors
 /// If an input is not finite, a method is undefined for it, a result does not fit its dtype, the sink refuses, or the
 /// observer cancels.
-pub fn run(plan: &[Planned], finished: &[Option<String>], sink: &dyn Sink, observer: &dyn Observer) -> Result<Vec<Option<Statistics>>, MergeError> {
+pub fn run(
+    plan: &[Planned],
+    finished: &[Option<String>],
+    sink: &dyn Sink,
+    observer: &dyn Observer,
+) -> Result<Vec<Option<Statistics>>, MergeError> {
     let surveys = survey(plan, observer)?;
     let total = plan.iter().zip(finished).filter(|(_, f)| f.is_none()).map(|(p, _)| bytes_of(p)).sum();
     tell(observer, &Event::Phase { name: "merge", total })?;
@@ -139,7 +144,9 @@ fn bytes_of(planned: &Planned) -> u64 {
     let written = planned.output.shape.iter().product::<usize>() * planned.output.dtype.size();
     let read = match &planned.work {
         Work::Copy(tensor) => tensor.bytes(),
-        Work::Merge(merge) => merge.scan.operands.iter().chain(&merge.scan.origin).map(|o| o.tensor.bytes()).sum(),
+        Work::Merge(merge) => {
+            merge.scan.operands.iter().chain(&merge.scan.origin).map(|o| o.tensor.bytes()).sum()
+        }
     };
     (written + read) as u64
 }
@@ -160,10 +167,14 @@ fn tell(observer: &dyn Observer, event: &Event<'_>) -> Result<(), MergeError> {
 /// What each tensor must know of the whole model.
 fn survey(plan: &[Planned], observer: &dyn Observer) -> Result<Vec<ModelSurvey>, MergeError> {
     let mut surveys = vec![ModelSurvey::default(); plan.len()];
-    let merges: Vec<(usize, &Merge)> = plan.iter().enumerate().filter_map(|(i, p)| match &p.work {
-        Work::Merge(merge) => Some((i, &**merge)),
-        Work::Copy(_) => None,
-    }).collect();
+    let merges: Vec<(usize, &Merge)> = plan
+        .iter()
+        .enumerate()
+        .filter_map(|(i, p)| match &p.work {
+            Work::Merge(merge) => Some((i, &**merge)),
+            Work::Copy(_) => None,
+        })
+        .collect();
     let ranked: Vec<_> = merges.iter().copied().filter(|(_, m)| m.rule.needs().cuts).collect();
     let weighed: Vec<_> = merges.iter().copied().filter(|(_, m)| m.rule.needs().norms.is_some()).collect();
     if ranked.is_empty() && weighed.is_empty() {
@@ -177,7 +188,12 @@ fn survey(plan: &[Planned], observer: &dyn Observer) -> Result<Vec<ModelSurvey>,
 }
 
 /// Sums the squared norms of the task vectors over the groups of tensors that share coefficients.
-fn survey_norms(plan: &[Planned], merges: &[(usize, &Merge)], surveys: &mut [ModelSurvey], observer: &dyn Observer) -> Result<(), MergeError> {
+fn survey_norms(
+    plan: &[Planned],
+    merges: &[(usize, &Merge)],
+    surveys: &mut [ModelSurvey],
+    observer: &dyn Observer,
+) -> Result<(), MergeError> {
     let found = &*surveys;
     let norms_of = |(i, merge): &(usize, &Merge)| {
         tell(observer, &Event::Progress { bytes: bytes_of(&plan[*i]) })?;
@@ -244,7 +260,9 @@ fn ranks_of(merges: &[(usize, &Merge)], model: &str, n: u64) -> Result<Vec<u64>,
         None => Ok(first),
         Some((merge, _)) => Err(MergeError::Undefined {
             tensor: merge.scan.name.clone(),
-            message: format!("`scope: model` ranks all tensors of {model} together, so its density cannot differ between them"),
+            message: format!(
+                "`scope: model` ranks all tensors of {model} together, so its density cannot differ between them"
+            ),
         }),
     }
 }
@@ -273,7 +291,14 @@ struct Partial {
     conflicts: u64,
 }
 
-fn merge_tensor(i: usize, planned: &Planned, merge: &Merge, survey: &ModelSurvey, sink: &dyn Sink, observer: &dyn Observer) -> Result<Statistics, MergeError> {
+fn merge_tensor(
+    i: usize,
+    planned: &Planned,
+    merge: &Merge,
+    survey: &ModelSurvey,
+    sink: &dyn Sink,
+    observer: &dyn Observer,
+) -> Result<Statistics, MergeError> {
     let kernel = merge.rule.prepare(&merge.scan, survey)?;
     let spans = merge.scan.spans(kernel.grain());
     let elements = merge.scan.len().max(1) as u64;
@@ -293,7 +318,11 @@ fn merge_tensor(i: usize, planned: &Planned, merge: &Merge, survey: &ModelSurvey
 /// Adds the contributions of the blocks in their order.
 fn total(scan: &Scan, kernel: &dyn Kernel, parts: Vec<Vec<Partial>>) -> Statistics {
     let vectors = scan.k() + 1 + usize::from(scan.origin.is_some());
-    let mut sum = Statistics { gramian: vec![0.0; packed_len(vectors)], coefficients: kernel.coefficients(), ..Statistics::default() };
+    let mut sum = Statistics {
+        gramian: vec![0.0; packed_len(vectors)],
+        coefficients: kernel.coefficients(),
+        ..Statistics::default()
+    };
     for part in parts.into_iter().flatten() {
         sum.gramian.iter_mut().zip(&part.gramian).for_each(|(s, p)| *s += p);
         sum.active += part.active;
@@ -302,7 +331,14 @@ fn total(scan: &Scan, kernel: &dyn Kernel, parts: Vec<Vec<Partial>>) -> Statisti
     sum
 }
 
-fn merge_span(i: usize, output: &OutputTensor, scan: &Scan, kernel: &dyn Kernel, span: Range<usize>, sink: &dyn Sink) -> Result<Vec<Partial>, MergeError> {
+fn merge_span(
+    i: usize,
+    output: &OutputTensor,
+    scan: &Scan,
+    kernel: &dyn Kernel,
+    span: Range<usize>,
+    sink: &dyn Sink,
+) -> Result<Vec<Partial>, MergeError> {
     let size = output.dtype.size();
     WORKSPACE.with(|cell| {
         let mut workspace = cell.take();
@@ -319,7 +355,9 @@ fn merge_span(i: usize, output: &OutputTensor, scan: &Scan, kernel: &dyn Kernel,
                     add(out, origin);
                 }
                 let limit = convert::largest_finite(output.dtype);
-                if !scan.options.allow_non_finite && let Some(e) = first_above(out, limit) {
+                if !scan.options.allow_non_finite
+                    && let Some(e) = first_above(out, limit)
+                {
                     let (tensor, index, value) = (output.name.clone(), block.start + e, out[e]);
                     return Err(MergeError::Overflow { tensor, index, value, dtype: output.dtype });
                 }

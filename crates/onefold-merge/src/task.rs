@@ -75,7 +75,9 @@ fn missing(name: &str) -> String {
 }
 
 fn lookup(values: &Values, method: &Method, name: &str) -> Option<Value> {
-    let param = method.param(name).unwrap_or_else(|| panic!("{} reads a parameter `{name}` that it does not declare", method.name));
+    let param = method
+        .param(name)
+        .unwrap_or_else(|| panic!("{} reads a parameter `{name}` that it does not declare", method.name));
     debug_assert!(matches!(param.level, Level::Global | Level::Model));
     values.get(name).cloned().or_else(|| match param.default {
         Default::Required | Default::Optional => None,

@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 /// Keys under which configs state their number of layers.
-const LAYER_COUNTS: [&str; 5] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_decoder_layers"];
+const LAYER_COUNTS: [&str; 5] =
+    ["num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_decoder_layers"];
 /// Keys whose lists have one entry per layer.
 const PER_LAYER: [&str; 4] = ["layer_types", "no_rope_layers", "mlp_layer_types", "attention_types"];
 
@@ -34,8 +35,14 @@ pub fn edit(text: &str, changes: &Changes) -> Result<(String, Vec<String>), Stri
 
 type Object = IndexMap<String, Box<RawValue>>;
 
-fn edit_object(text: &str, changes: &Changes, top: bool, done: &mut Vec<String>) -> Result<Option<String>, String> {
-    let mut object: Object = serde_json::from_str(text).map_err(|e| format!("config.json is not a JSON object: {e}"))?;
+fn edit_object(
+    text: &str,
+    changes: &Changes,
+    top: bool,
+    done: &mut Vec<String>,
+) -> Result<Option<String>, String> {
+    let mut object: Object =
+        serde_json::from_str(text).map_err(|e| format!("config.json is not a JSON object: {e}"))?;
     let before = done.len();
     if let Some(dtype) = changes.dtype {
         set_dtype(&mut object, dtype, top, done);
@@ -43,7 +50,9 @@ fn edit_object(text: &str, changes: &Changes, top: bool, done: &mut Vec<String>)
     if let Some(layers) = &changes.layers {
         set_layers(&mut object, layers, done);
     }
-    if let Some(rows) = changes.vocab_size && object.contains_key("vocab_size") {
+    if let Some(rows) = changes.vocab_size
+        && object.contains_key("vocab_size")
+    {
         set(&mut object, "vocab_size", &json!(rows), done);
     }
     if changes.untie && (object.contains_key("tie_word_embeddings") || top) {
@@ -82,7 +91,10 @@ fn set_layers(object: &mut Object, layers: &[usize], done: &mut Vec<String>) {
         set(object, key, &json!(layers.len()), done);
     }
     for key in PER_LAYER {
-        let Some(Value::Array(old)) = object.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok()) else { continue };
+        let Some(Value::Array(old)) = object.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok())
+        else {
+            continue;
+        };
         let new: Vec<&Value> = layers.iter().filter_map(|layer| old.get(*layer)).collect();
         if new.len() == layers.len() {
             set(object, key, &json!(new), done);
@@ -119,7 +131,12 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_changed() {
-        let changes = Changes { dtype: Some("bfloat16"), layers: Some(vec![0, 1, 1]), vocab_size: Some(66), untie: true };
+        let changes = Changes {
+            dtype: Some("bfloat16"),
+            layers: Some(vec![0, 1, 1]),
+            vocab_size: Some(66),
+            untie: true,
+        };
         let (text, done) = edit(LLAMA, &changes).unwrap();
         assert_eq!(done.len(), 5, "{done:?}");
         assert!(text.contains("1000000000000000019884624838656"));

@@ -1,1 +1,25 @@
-fn main() {}
+//! The `onefold` command. Each verb is one job; this file is their table of contents.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use onefold::cli::{Cli, Verb};
+use onefold::jobs;
+use onefold::progress::Shell;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let shell = Shell::new(&cli);
+    let outcome = match &cli.verb {
+        Verb::Merge(args) => jobs::merge::run(args, &cli.common, &shell),
+        Verb::Inspect(args) => jobs::inspect::run(args, &cli.common, &shell),
+        Verb::Methods(args) => jobs::methods::run(args, &shell),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            shell.fail(&failure);
+            failure.exit_code()
+        }
+    }
+}

@@ -60,7 +60,9 @@ impl Library {
                 Ok(model) => {
                     library.models.insert((*reference).clone(), model);
                 }
-                Err(more) => problems.extend(more.into_iter().filter(|p| !problems.contains(p)).collect::<Vec<_>>()),
+                Err(more) => {
+                    problems.extend(more.into_iter().filter(|p| !problems.contains(p)).collect::<Vec<_>>())
+                }
             }
         }
         if problems.is_empty() { Ok(library) } else { Err(problems) }
@@ -90,8 +92,15 @@ fn open(
     let (dir, local) = match named_dir {
         Some(dir) => (dir.clone(), true),
         None => {
-            let resolved = hub::resolve(&reference.path, reference.revision.as_deref(), Wanted::Model, recipe_dir, config, events)
-                .map_err(|e| say(e.to_string()))?;
+            let resolved = hub::resolve(
+                &reference.path,
+                reference.revision.as_deref(),
+                Wanted::Model,
+                recipe_dir,
+                config,
+                events,
+            )
+            .map_err(|e| say(e.to_string()))?;
             (resolved.dir, resolved.origin == Origin::Local)
         }
     };
@@ -101,8 +110,9 @@ fn open(
     let mut checkpoint = Checkpoint::open(&dir).map_err(several)?;
     let mut dirs = vec![dir.clone()];
     if let Some(lora) = &reference.lora {
-        let resolved = hub::resolve(&lora.path, lora.revision.as_deref(), Wanted::Adapter, recipe_dir, config, events)
-            .map_err(|e| say(e.to_string()))?;
+        let resolved =
+            hub::resolve(&lora.path, lora.revision.as_deref(), Wanted::Adapter, recipe_dir, config, events)
+                .map_err(|e| say(e.to_string()))?;
         checkpoint = adapter::apply(checkpoint, &resolved.dir).map_err(several)?;
         dirs.push(resolved.dir);
     }
@@ -112,7 +122,9 @@ fn open(
 
 fn read_config(path: &Path) -> Result<Option<Value>, String> {
     match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| format!("{}: invalid JSON: {e}", path.display())),
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|e| format!("{}: invalid JSON: {e}", path.display())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(format!("{}: cannot read: {e}", path.display())),
     }

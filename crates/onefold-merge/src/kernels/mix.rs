@@ -37,7 +37,14 @@ pub fn keep_random(x: &[f32], random: &[u32], threshold: u64, out: &mut [f32]) {
 /// Sign election and disjoint sum. `weighted[k]` are the weighted task vectors; `votes` the sum whose sign wins (+ for
 /// zero unless `zero_sign` says −). An element agrees if it is not zero and has the elected sign. `out` receives the
 /// sum of those that agree; if `weights` are given it is divided by the sum of their weights (1 where that is 0).
-pub fn elect(weighted: &[Vec<f32>], votes: &[f32], zero_sign: f32, weights: Option<&[f32]>, out: &mut [f32], divisor: &mut Vec<f32>) {
+pub fn elect(
+    weighted: &[Vec<f32>],
+    votes: &[f32],
+    zero_sign: f32,
+    weights: Option<&[f32]>,
+    out: &mut [f32],
+    divisor: &mut Vec<f32>,
+) {
     out.fill(0.0);
     match weights {
         None => {
@@ -65,7 +72,14 @@ fn add_agreeing(row: &[f32], votes: &[f32], zero_sign: f32, out: &mut [f32]) {
 }
 
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn add_agreeing_weighted(row: &[f32], votes: &[f32], zero_sign: f32, w: f32, out: &mut [f32], divisor: &mut [f32]) {
+fn add_agreeing_weighted(
+    row: &[f32],
+    votes: &[f32],
+    zero_sign: f32,
+    w: f32,
+    out: &mut [f32],
+    divisor: &mut [f32],
+) {
     for (((o, d), x), v) in out.iter_mut().zip(divisor).zip(row).zip(votes) {
         let elected = if *v == 0.0 { zero_sign } else { *v };
         let agrees = *x != 0.0 && (*x > 0.0) == (elected > 0.0);

@@ -34,8 +34,14 @@ impl Rule for Fusion {
         // Importances are not negative, so ascending rank r is the boundary that keeps n − r.
         let rank = |q: f64| n - (q * (n.max(1) - 1) as f64) as u64;
         let keep = [rank(0.25), rank(0.5), rank(0.75)];
-        let cuts = order::cuts(&[scan], grain, &|view: &View<'_>, out: &mut [f32]| kernel.importance(view, out), &keep)?;
-        let quantile = |i: usize| if keep[i] == n { smallest(scan, &kernel) } else { Ok(cuts[i].magnitude()) };
+        let cuts = order::cuts(
+            &[scan],
+            grain,
+            &|view: &View<'_>, out: &mut [f32]| kernel.importance(view, out),
+            &keep,
+        )?;
+        let quantile =
+            |i: usize| if keep[i] == n { smallest(scan, &kernel) } else { Ok(cuts[i].magnitude()) };
         let (q1, median, q3) = (quantile(0)?, quantile(1)?, quantile(2)?);
         Ok(Box::new(FusionKernel { threshold: median + 1.5 * (q3 - q1), ..kernel }))
     }

@@ -91,13 +91,19 @@ impl Rule for Geometric {
             }
             // A vector has one row: itself; so has the tensor of one dimension along its first.
             Scope::Columns if scan.shape.len() > 1 => {
-                let coefficients = column_coefficients(scan, &*self.geometry).map_err(|e| e.unwrap_or_else(undefined))?;
+                let coefficients =
+                    column_coefficients(scan, &*self.geometry).map_err(|e| e.unwrap_or_else(undefined))?;
                 Ok(Box::new(PerColumn { coefficients, columns: scan.len() / scan.shape[0] }))
             }
             Scope::Rows | Scope::Columns => {
                 // Undefined rows must be known before anything is written.
-                let check = |view: &View<'_>| rows(view, scan.width()).find_map(|row| self.geometry.coefficients(&Gramian::of(&row)).err());
-                if let Some(message) = scan.map(Grain::Rows(scan.width()), check)?.into_iter().flatten().next() {
+                let check = |view: &View<'_>| {
+                    rows(view, scan.width())
+                        .find_map(|row| self.geometry.coefficients(&Gramian::of(&row)).err())
+                };
+                if let Some(message) =
+                    scan.map(Grain::Rows(scan.width()), check)?.into_iter().flatten().next()
+                {
                     return Err(undefined(message));
                 }
                 Ok(Box::new(PerRow { geometry: self.geometry.clone(), width: scan.width() }))
@@ -135,7 +141,8 @@ impl Kernel for PerRow {
 
     fn merge(&self, block: &View<'_>, _: &mut Scratch, out: &mut [f32]) {
         for (row, out) in rows(block, self.width).zip(out.chunks_mut(self.width)) {
-            let coefficients = self.geometry.coefficients(&Gramian::of(&row)).expect("every row was checked in `prepare`");
+            let coefficients =
+                self.geometry.coefficients(&Gramian::of(&row)).expect("every row was checked in `prepare`");
             combine(&coefficients, &row, out);
         }
     }
@@ -160,7 +167,10 @@ impl Kernel for PerColumn {
 }
 
 /// Coefficients of every column. Columns are accumulated in block order, a span of blocks at a time.
-fn column_coefficients(scan: &Scan, geometry: &dyn Geometry) -> Result<Vec<Vec<f32>>, Result<MergeError, String>> {
+fn column_coefficients(
+    scan: &Scan,
+    geometry: &dyn Geometry,
+) -> Result<Vec<Vec<f32>>, Result<MergeError, String>> {
     let (k, columns) = (scan.k(), scan.len() / scan.shape[0]);
     let pairs = packed_len(k);
     let mut sums = vec![0.0f64; pairs * columns];
@@ -175,7 +185,9 @@ fn column_coefficients(scan: &Scan, geometry: &dyn Geometry) -> Result<Vec<Vec<f
     let mut coefficients = vec![vec![0.0; columns]; k];
     for column in 0..columns {
         let packed = sums[column * pairs..(column + 1) * pairs].to_vec();
-        for (row, c) in coefficients.iter_mut().zip(geometry.coefficients(&Gramian::new(k, packed)).map_err(Err)?) {
+        for (row, c) in
+            coefficients.iter_mut().zip(geometry.coefficients(&Gramian::new(k, packed)).map_err(Err)?)
+        {
             row[column] = c as f32;
         }
     }

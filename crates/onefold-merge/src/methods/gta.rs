@@ -40,22 +40,86 @@ macro_rules! table_entry {
     };
 }
 
-table_entry!(TASK_ARITHMETIC, "task_arithmetic", "weighted sum of task vectors on the base", "arXiv 2212.04089", "1",
-    None, false, [normalize(false)]);
-table_entry!(TIES, "ties", "keep large changes, elect signs, average agreeing", "arXiv 2306.01708", "4",
-    Magnitude, true, [DENSITY, normalize(true), rescale(false), SCOPE, ELECTION]);
-table_entry!(DARE_LINEAR, "dare_linear", "drop random changes, rescale the rest", "arXiv 2311.03099", "1 or 2",
-    Random, false, [DENSITY, normalize(false), rescale(true)]);
-table_entry!(DARE_TIES, "dare_ties", "drop random changes, then elect signs", "arXiv 2311.03099", "1 or 2",
-    Random, true, [DENSITY, normalize(false), rescale(true), ELECTION]);
-table_entry!(BREADCRUMBS, "breadcrumbs", "drop the largest and the smallest changes", "arXiv 2312.06795", "4",
-    Outliers, false, [DENSITY, GAMMA, normalize(false), rescale(false), SCOPE]);
-table_entry!(BREADCRUMBS_TIES, "breadcrumbs_ties", "breadcrumbs, then elect signs", "arXiv 2312.06795", "4",
-    Outliers, true, [DENSITY, GAMMA, normalize(false), rescale(false), SCOPE, ELECTION]);
-table_entry!(DELLA, "della", "drop by magnitude-ranked probability, then elect signs", "arXiv 2406.11617", "1 or 2",
-    Della, true, [DENSITY, EPSILON, normalize(true), rescale(true), ELECTION]);
-table_entry!(DELLA_LINEAR, "della_linear", "drop by magnitude-ranked probability, rescale", "arXiv 2406.11617", "1 or 2",
-    Della, false, [DENSITY, EPSILON, normalize(false), rescale(true)]);
+table_entry!(
+    TASK_ARITHMETIC,
+    "task_arithmetic",
+    "weighted sum of task vectors on the base",
+    "arXiv 2212.04089",
+    "1",
+    None,
+    false,
+    [normalize(false)]
+);
+table_entry!(
+    TIES,
+    "ties",
+    "keep large changes, elect signs, average agreeing",
+    "arXiv 2306.01708",
+    "4",
+    Magnitude,
+    true,
+    [DENSITY, normalize(true), rescale(false), SCOPE, ELECTION]
+);
+table_entry!(
+    DARE_LINEAR,
+    "dare_linear",
+    "drop random changes, rescale the rest",
+    "arXiv 2311.03099",
+    "1 or 2",
+    Random,
+    false,
+    [DENSITY, normalize(false), rescale(true)]
+);
+table_entry!(
+    DARE_TIES,
+    "dare_ties",
+    "drop random changes, then elect signs",
+    "arXiv 2311.03099",
+    "1 or 2",
+    Random,
+    true,
+    [DENSITY, normalize(false), rescale(true), ELECTION]
+);
+table_entry!(
+    BREADCRUMBS,
+    "breadcrumbs",
+    "drop the largest and the smallest changes",
+    "arXiv 2312.06795",
+    "4",
+    Outliers,
+    false,
+    [DENSITY, GAMMA, normalize(false), rescale(false), SCOPE]
+);
+table_entry!(
+    BREADCRUMBS_TIES,
+    "breadcrumbs_ties",
+    "breadcrumbs, then elect signs",
+    "arXiv 2312.06795",
+    "4",
+    Outliers,
+    true,
+    [DENSITY, GAMMA, normalize(false), rescale(false), SCOPE, ELECTION]
+);
+table_entry!(
+    DELLA,
+    "della",
+    "drop by magnitude-ranked probability, then elect signs",
+    "arXiv 2406.11617",
+    "1 or 2",
+    Della,
+    true,
+    [DENSITY, EPSILON, normalize(true), rescale(true), ELECTION]
+);
+table_entry!(
+    DELLA_LINEAR,
+    "della_linear",
+    "drop by magnitude-ranked probability, rescale",
+    "arXiv 2406.11617",
+    "1 or 2",
+    Della,
+    false,
+    [DENSITY, EPSILON, normalize(false), rescale(true)]
+);
 
 /// Share of the elements that is kept.
 pub const DENSITY: Param = Param {
@@ -173,15 +237,28 @@ pub(super) struct Gta {
     model_scope: bool,
 }
 
-fn build(task: &Task, method: &'static Method, sparsify: Sparsify, consensus: bool) -> Result<Box<dyn Rule>, String> {
+fn build(
+    task: &Task,
+    method: &'static Method,
+    sparsify: Sparsify,
+    consensus: bool,
+) -> Result<Box<dyn Rule>, String> {
     let weighting = Weighting::Given(task.per_model(method, "weight")?);
     Ok(Box::new(Gta::new(task, method, weighting, sparsify, consensus)?))
 }
 
 impl Gta {
-    pub(super) fn new(task: &Task, method: &'static Method, weighting: Weighting, sparsify: Sparsify, consensus: bool) -> Result<Self, String> {
-        let paper = method.param("election").is_some() && task.word(method, "election").as_deref() == Some("paper");
-        let rescale = if method.param("rescale").is_some() { read_rescale(task, method) } else { Rescale::None };
+    pub(super) fn new(
+        task: &Task,
+        method: &'static Method,
+        weighting: Weighting,
+        sparsify: Sparsify,
+        consensus: bool,
+    ) -> Result<Self, String> {
+        let paper =
+            method.param("election").is_some() && task.word(method, "election").as_deref() == Some("paper");
+        let rescale =
+            if method.param("rescale").is_some() { read_rescale(task, method) } else { Rescale::None };
         Ok(Self {
             weighting,
             sparsifiers: sparsifiers(task, method, sparsify)?,
@@ -193,7 +270,8 @@ impl Gta {
             normalize: task.flag(method, "normalize"),
             rescale,
             lambda: task.required(method, "lambda")?,
-            model_scope: method.param("scope").is_some() && task.word(method, "scope").as_deref() == Some("model"),
+            model_scope: method.param("scope").is_some()
+                && task.word(method, "scope").as_deref() == Some("model"),
         })
     }
 
@@ -203,13 +281,15 @@ impl Gta {
         let grain = masks.map_or(Grain::Element, grain_of);
         let parts = scan.map(grain, |view| {
             let mut scratch = Scratch::default();
-            (0..k).map(|i| match masks {
-                None => dot(&view.vectors[i], &view.vectors[i]),
-                Some(masks) => {
-                    apply(&masks[i], view, i, &mut scratch);
-                    dot(&scratch.a, &scratch.a)
-                }
-            }).collect()
+            (0..k)
+                .map(|i| match masks {
+                    None => dot(&view.vectors[i], &view.vectors[i]),
+                    Some(masks) => {
+                        apply(&masks[i], view, i, &mut scratch);
+                        dot(&scratch.a, &scratch.a)
+                    }
+                })
+                .collect()
         })?;
         Ok(sum_in_order(parts, k))
     }
@@ -237,13 +317,18 @@ impl Gta {
             Rescale::L1 => {
                 let parts = scan.map(grain_of(masks), |view| {
                     let mut scratch = Scratch::default();
-                    (0..k).flat_map(|i| {
-                        apply(&masks[i], view, i, &mut scratch);
-                        [l1(&view.vectors[i]), l1(&scratch.a)]
-                    }).collect()
+                    (0..k)
+                        .flat_map(|i| {
+                            apply(&masks[i], view, i, &mut scratch);
+                            [l1(&view.vectors[i]), l1(&scratch.a)]
+                        })
+                        .collect()
                 })?;
                 let sums = sum_in_order(parts, 2 * k);
-                Ok(sums.chunks(2).map(|s| if s[0] < 1e-7 || s[1] < 1e-7 { 1.0 } else { s[0] / s[1] }).collect())
+                Ok(sums
+                    .chunks(2)
+                    .map(|s| if s[0] < 1e-7 || s[1] < 1e-7 { 1.0 } else { s[0] / s[1] })
+                    .collect())
             }
         }
     }
@@ -267,7 +352,10 @@ impl Gta {
 
 impl Rule for Gta {
     fn needs(&self) -> Needs {
-        Needs { norms: self.weighting.group(), cuts: self.model_scope && self.sparsifiers.iter().any(|s| s.keep(1).is_some()) }
+        Needs {
+            norms: self.weighting.group(),
+            cuts: self.model_scope && self.sparsifiers.iter().any(|s| s.keep(1).is_some()),
+        }
     }
 
     fn ranks(&self, n: u64) -> Vec<Vec<u64>> {
@@ -290,15 +378,27 @@ impl Rule for Gta {
         };
         let factors = self.factors(scan, &masks)?;
         let divisor = match (self.consensus, self.normalize) {
-            (Consensus::None, true) => Some(weights.iter().sum::<f64>()).filter(|s| s.abs() >= 1e-8).unwrap_or(1.0),
+            (Consensus::None, true) => {
+                Some(weights.iter().sum::<f64>()).filter(|s| s.abs() >= 1e-8).unwrap_or(1.0)
+            }
             _ => 1.0,
         };
-        let scales: Vec<f64> = weights.iter().zip(&factors).map(|(w, f)| w * f * self.lambda / divisor).collect();
+        let scales: Vec<f64> =
+            weights.iter().zip(&factors).map(|(w, f)| w * f * self.lambda / divisor).collect();
         if self.consensus == Consensus::None && masks.iter().all(|m| *m == Mask::All) {
             return Ok(Combination::kernel(scales));
         }
         let zero_sign = self.majority(scan, &masks)?;
-        Ok(Box::new(Mix { masks, weights, factors, scales, consensus: self.consensus, normalize: self.normalize, lambda: self.lambda as f32, zero_sign }))
+        Ok(Box::new(Mix {
+            masks,
+            weights,
+            factors,
+            scales,
+            consensus: self.consensus,
+            normalize: self.normalize,
+            lambda: self.lambda as f32,
+            zero_sign,
+        }))
     }
 }
 
@@ -319,7 +419,8 @@ fn sparsifiers(task: &Task, method: &'static Method, sparsify: Sparsify) -> Resu
         return Ok(vec![Sparsifier::None; k]);
     }
     let densities = of("density")?;
-    let stream = |i: usize| onefold_runtime::Stream::new(task.seed, &task.scan.operands[i].model, &task.scan.name);
+    let stream =
+        |i: usize| onefold_runtime::Stream::new(task.seed, &task.scan.operands[i].model, &task.scan.name);
     let (gammas, epsilons) = match sparsify {
         Sparsify::Outliers => (of("gamma")?, Vec::new()),
         Sparsify::Della => (Vec::new(), of("epsilon")?),
@@ -407,11 +508,11 @@ impl Mix {
                 add(a, row);
             }
         }
-        let weights: Option<Vec<f32>> = self.normalize.then(|| self.weights.iter().map(|w| *w as f32).collect());
+        let weights: Option<Vec<f32>> =
+            self.normalize.then(|| self.weights.iter().map(|w| *w as f32).collect());
         elect(rows, a, self.zero_sign, weights.as_deref(), out, b);
         if self.lambda != 1.0 {
             scale(out, self.lambda);
         }
     }
 }
-

@@ -17,7 +17,7 @@ pub static KARCHER: Method = Method {
     name: "karcher",
     summary: "Riemannian centre of mass on the sphere",
     source: "Karcher, Comm. Pure Appl. Math. 1977",
-    base: BaseRole::Operand,
+    base: BaseRole::OptionalOperand,
     operands: (1, usize::MAX),
     crops_embeddings: true,
     passes: "2",
@@ -91,7 +91,8 @@ impl Karcher {
     fn tangent(&self, g: &Gramian, valid: &[usize], share: f64, u: &[f64]) -> Vec<f64> {
         let mut tangent = vec![0.0; u.len()];
         for i in valid {
-            let cosine = ((0..u.len()).map(|j| g.dot(*i, j) * u[j]).sum::<f64>() / g.norm(*i)).clamp(-1.0, 1.0);
+            let cosine =
+                ((0..u.len()).map(|j| g.dot(*i, j) * u[j]).sum::<f64>() / g.norm(*i)).clamp(-1.0, 1.0);
             let angle = cosine.acos();
             if angle < self.tol {
                 continue;

@@ -41,7 +41,10 @@ fn build(task: &Task) -> Result<Box<dyn Rule>, String> {
     if task.flag(&LINEAR, "normalize") {
         let sum: f64 = weights.iter().sum();
         if sum.abs() < 1e-12 {
-            return Err("the weights add up to 0 and cannot be normalised; change them or set `normalize: false`".into());
+            return Err(
+                "the weights add up to 0 and cannot be normalised; change them or set `normalize: false`"
+                    .into(),
+            );
         }
         weights.iter_mut().for_each(|w| *w /= sum);
     }

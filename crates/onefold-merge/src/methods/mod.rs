@@ -96,8 +96,10 @@ impl Method {
 pub enum BaseRole {
     /// Gives config and tokenizer only; takes part if it is listed as a model.
     Donor,
-    /// One of the operands, whether listed or not.
+    /// One of the operands, the first, whether listed or not.
     Operand,
+    /// One of the operands, if given.
+    OptionalOperand,
     /// Origin of the task vectors, if given.
     OptionalOrigin,
     /// Origin of the task vectors.
@@ -106,6 +108,11 @@ pub enum BaseRole {
 
 /// A method with its parameters for one tensor.
 pub trait Rule: Send + Sync + Debug {
+    /// Whether the result is the only operand, bit for bit.
+    fn is_identity(&self) -> bool {
+        false
+    }
+
     /// What must be known of the whole model before a tensor can be prepared.
     fn needs(&self) -> Needs {
         Needs::default()

@@ -47,7 +47,8 @@ impl Geometry for ModelStock {
             return Ok(vec![1.0]);
         }
         let cosine = |i: usize, j: usize| (g.dot(i, j) / (g.norm(i) * g.norm(j)).max(1e-6)).clamp(-1.0, 1.0);
-        let pairs: Vec<f64> = (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))).map(|(i, j)| cosine(i, j)).collect();
+        let pairs: Vec<f64> =
+            (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))).map(|(i, j)| cosine(i, j)).collect();
         let c = pairs.iter().sum::<f64>() / pairs.len() as f64;
         let denominator = 1.0 + (n as f64 - 1.0) * c;
         let t = if denominator.abs() < 1e-6 { 0.0 } else { n as f64 * c / denominator };

@@ -74,7 +74,10 @@ impl Geometry for MultiSlerp {
             return match k {
                 _ if all_zero => Ok(vec![0.0; k]),
                 2 => Ok(self.weights.clone()),
-                _ => Err("the weighted directions cancel, so they have no spherical mean; change the weights".into()),
+                _ => {
+                    Err("the weighted directions cancel, so they have no spherical mean; change the weights"
+                        .into())
+                }
             };
         }
         mean.iter_mut().for_each(|m| *m /= length);

@@ -35,6 +35,10 @@ fn build(task: &Task) -> Result<Box<dyn Rule>, String> {
 }
 
 impl Rule for Passthrough {
+    fn is_identity(&self) -> bool {
+        self.scale == 1.0
+    }
+
     fn prepare(&self, _: &Scan, _: &ModelSurvey) -> Result<Box<dyn Kernel>, MergeError> {
         Ok(Combination::kernel(vec![self.scale]))
     }

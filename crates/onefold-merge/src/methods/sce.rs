@@ -64,9 +64,11 @@ impl Rule for Sce {
             scratch.rows.iter().map(|row| dot(row, row)).collect()
         };
         let n = scan.len().max(1) as f64;
-        let mean_squares: Vec<f64> = sum_in_order(scan.map(Grain::Element, energy)?, k).iter().map(|s| s / n).collect();
+        let mean_squares: Vec<f64> =
+            sum_in_order(scan.map(Grain::Element, energy)?, k).iter().map(|s| s / n).collect();
         let sum: f64 = mean_squares.iter().sum();
-        let weights = if sum < 1e-6 { vec![1.0 / k as f64; k] } else { mean_squares.iter().map(|m| m / sum).collect() };
+        let weights =
+            if sum < 1e-6 { vec![1.0 / k as f64; k] } else { mean_squares.iter().map(|m| m / sum).collect() };
         Ok(Box::new(SceKernel { cut, weights }))
     }
 }

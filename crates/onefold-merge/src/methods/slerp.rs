@@ -17,7 +17,7 @@ pub static SLERP: Method = Method {
     summary: "spherical interpolation between two models",
     source: "Shoemake, SIGGRAPH 1985",
     base: BaseRole::Operand,
-    operands: (1, 2),
+    operands: (2, 2),
     crops_embeddings: true,
     passes: "2",
     params: &[Param {
@@ -47,7 +47,8 @@ impl Geometry for Slerp {
         }
         let unit = |norm: f64| if norm > 1e-8 { norm } else { 1.0 };
         let cosine = gramian.dot(0, 1) / (unit(gramian.norm(0)) * unit(gramian.norm(1)));
-        let (a, b) = if cosine.abs() > 0.9995 { (1.0 - self.t, self.t) } else { slerp_weights(cosine, self.t) };
+        let (a, b) =
+            if cosine.abs() > 0.9995 { (1.0 - self.t, self.t) } else { slerp_weights(cosine, self.t) };
         Ok(vec![a, b])
     }
 }

@@ -44,11 +44,27 @@ macro_rules! table_entry {
     };
 }
 
-table_entry!(TSV_M, "tsv_m", "task singular vectors, whitened against each other", "arXiv 2412.00081", [],
-    |_: &Task| Ok::<_, String>(SvdMethod::TsvM));
-table_entry!(ISO_C, "iso_c", "the sum with all singular values equal", "arXiv 2502.04959", [],
-    |_: &Task| Ok::<_, String>(SvdMethod::IsoC));
-table_entry!(ISO_CTS, "iso_cts", "common and task directions, equal singular values", "arXiv 2502.04959",
+table_entry!(
+    TSV_M,
+    "tsv_m",
+    "task singular vectors, whitened against each other",
+    "arXiv 2412.00081",
+    [],
+    |_: &Task| Ok::<_, String>(SvdMethod::TsvM)
+);
+table_entry!(
+    ISO_C,
+    "iso_c",
+    "the sum with all singular values equal",
+    "arXiv 2502.04959",
+    [],
+    |_: &Task| Ok::<_, String>(SvdMethod::IsoC)
+);
+table_entry!(
+    ISO_CTS,
+    "iso_cts",
+    "common and task directions, equal singular values",
+    "arXiv 2502.04959",
     [Param {
         name: "common_fraction",
         level: Level::Global,
@@ -56,7 +72,10 @@ table_entry!(ISO_CTS, "iso_cts", "common and task directions, equal singular val
         default: Default::Number(0.8),
         help: "share of directions that are common to all tasks",
     }],
-    |task: &Task| Ok::<_, String>(SvdMethod::IsoCts { common_fraction: task.required(&ISO_CTS, "common_fraction")? }));
+    |task: &Task| Ok::<_, String>(SvdMethod::IsoCts {
+        common_fraction: task.required(&ISO_CTS, "common_fraction")?
+    })
+);
 
 fn build(task: &Task, method: &'static Method, svd: SvdMethod) -> Result<Box<dyn Rule>, String> {
     let excluded = task.words(method, "exclude").iter().any(|part| task.scan.name.contains(part.as_str()));
@@ -86,7 +105,10 @@ impl Rule for Svd {
         let deltas: Vec<Vec<f32>> = (0..scan.k()).map(delta).collect();
         drop(parts);
         let slices: Vec<&[f32]> = deltas.iter().map(Vec::as_slice).collect();
-        let undefined = |e: crate::svd::SvdError| MergeError::Undefined { tensor: scan.name.clone(), message: e.to_string() };
+        let undefined = |e: crate::svd::SvdError| MergeError::Undefined {
+            tensor: scan.name.clone(),
+            message: e.to_string(),
+        };
         let merged = merge_matrix(svd, &slices, *rows, *cols).map_err(undefined)?;
         Ok(Box::new(Merged { values: merged, alpha: self.alpha as f32 }))
     }

@@ -29,7 +29,8 @@ impl Gathered {
         let width = own.len() / rows.max(1);
         let mut shape = own.shape.clone();
         shape[0] = built.rows;
-        let gathered = Self { tensors: tensors.to_vec(), model, width, built: built.clone(), padding: OnceLock::new() };
+        let gathered =
+            Self { tensors: tensors.to_vec(), model, width, built: built.clone(), padding: OnceLock::new() };
         Some(Tensor::new(own.dtype, shape, Arc::new(gathered)))
     }
 

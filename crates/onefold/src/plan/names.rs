@@ -22,7 +22,11 @@ impl<'a> Name<'a> {
             let end = start + part.len();
             let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
             // A number at the very beginning or end is not a layer: torch names the parts of a Sequential so.
-            if digits && start > 0 && end < name.len() && let Ok(layer) = part.parse() {
+            if digits
+                && start > 0
+                && end < name.len()
+                && let Ok(layer) = part.parse()
+            {
                 return Self { stack: &name[..start], layer: Some(layer), rest: &name[end..] };
             }
             start = end + 1;
@@ -93,12 +97,16 @@ pub fn is_input_embedding(name: &str) -> bool {
 
 /// Whether it is an output matrix that may be tied to the input embedding.
 pub fn is_head(name: &str) -> bool {
-    ends_with_any(name, &["lm_head.weight", "embed_out.weight", "lm_head.decoder.weight", "predictions.decoder.weight"])
+    ends_with_any(
+        name,
+        &["lm_head.weight", "embed_out.weight", "lm_head.decoder.weight", "predictions.decoder.weight"],
+    )
 }
 
 /// Whether a tensor outside of layers comes before them (embeddings) rather than behind (final norm, head).
 pub fn comes_before_layers(name: &str) -> bool {
-    let early = ["embed", "wte", "wpe", "shared", "conv1", "patch", "pre_layrnorm", "class_token", "cls_token"];
+    let early =
+        ["embed", "wte", "wpe", "shared", "conv1", "patch", "pre_layrnorm", "class_token", "cls_token"];
     !ends_with_any(name, &HEADS) && !name.contains("embed_out") && early.iter().any(|e| name.contains(e))
 }
 
@@ -134,7 +142,13 @@ mod tests {
 
     #[test]
     fn token_rows_are_told_by_name() {
-        for name in ["model.embed_tokens.weight", "lm_head.weight", "embeddings.word_embeddings.weight", "wte.weight", "cls.predictions.bias"] {
+        for name in [
+            "model.embed_tokens.weight",
+            "lm_head.weight",
+            "embeddings.word_embeddings.weight",
+            "wte.weight",
+            "cls.predictions.bias",
+        ] {
             assert!(has_token_rows(name), "{name}");
         }
         for name in ["model.norm.weight", "embeddings.position_embeddings.weight", "my_lm_head.weight2"] {

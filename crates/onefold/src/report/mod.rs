@@ -11,6 +11,7 @@ mod derived;
 mod figures;
 #[cfg(test)]
 mod fixture;
+mod gather;
 mod health;
 mod html;
 mod scale;
@@ -26,6 +27,7 @@ pub use card::{CardInfo, CardSource, model_card};
 pub use derived::{
     Block, Bound, Coefficient, Derived, Displacement, ExpertFigures, derive, metagpt_lambda, upper_bound,
 };
+pub use gather::{count, of_merge};
 pub use health::{CopiedTensor, DtypeCount, Health, TensorHealth, Totals};
 pub use html::to_html;
 pub use text::to_text;

@@ -1,0 +1,168 @@
+//! The command line: what the user typed, nothing decided yet.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Many fine-tuned checkpoints in; one multi-task model out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "onefold",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 the job failed, 2 bad arguments or recipe."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Options that mean the same everywhere.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The jobs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Merge checkpoints by a recipe (mergekit's YAML, and more)
+    Merge(MergeArgs),
+    /// Look at a model, or at a base with its experts, before merging
+    Inspect(InspectArgs),
+    /// List the merge methods, or explain one
+    Methods(MethodsArgs),
+}
+
+/// Options that mean the same for every verb.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Worker threads [default: one per core]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Most anonymous memory to use, such as 256MB or 2GiB; fewer threads are used to keep it
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub max_memory: Option<u64>,
+    /// Seed of everything random
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Write results and events as JSON lines to standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Never use the network; models come from local directories and the cache
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Merge or read NaN and infinities as they are instead of refusing them
+    #[arg(long, global = true)]
+    pub allow_non_finite: bool,
+}
+
+/// Arguments of `onefold merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// The recipe (YAML)
+    pub recipe: PathBuf,
+    /// Directory of the merged model
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Change the recipe: `--set parameters.lambda=0.5`, `--set models.0.parameters.weight=0.3`
+    #[arg(long = "set", value_name = "KEY.PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Unknown and ineffective keys of the recipe are warnings
+    #[arg(long)]
+    pub lenient: bool,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Largest weight file, in bytes of data
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub max_shard_size: u64,
+    /// Merge tensors that some models lack over those that have them
+    #[arg(long)]
+    pub allow_missing: bool,
+    /// Cut embeddings of different vocabularies to the smallest, as mergekit does without a tokenizer rule
+    #[arg(long)]
+    pub crop_embeddings: bool,
+    /// Where merges with a `name` are kept that feed others [default: OUT.merges]
+    #[arg(long, value_name = "DIR")]
+    pub intermediate: Option<PathBuf>,
+}
+
+/// Arguments of `onefold inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A model; or, with --base, the experts
+    #[arg(required = true, value_name = "MODEL")]
+    pub models: Vec<String>,
+    /// The base model that the experts were fine-tuned from
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// Also write a report to this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Replace an existing report
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `onefold methods`.
+#[derive(Debug, Args)]
+pub struct MethodsArgs {
+    /// The method to explain
+    pub name: Option<String>,
+    /// Print the documentation of all methods as Markdown
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// Reads `5GB`, `256 MiB`, `1000`.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("unknown unit `{other}`; use B, KB, MB, GB, KiB, MiB or GiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a size such as 256MB"))?;
+    let bytes = number * factor;
+    if bytes >= 1.0 && bytes < u64::MAX as f64 {
+        Ok(bytes as u64)
+    } else {
+        Err("a size must be at least one byte".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_decimal_and_binary_units() {
+        assert_eq!(size("5GB"), Ok(5_000_000_000));
+        assert_eq!(size("1.5 KiB"), Ok(1536));
+        assert_eq!(size("77"), Ok(77));
+        for bad in ["", "x", "5 parsecs", "-1", "0"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `onefold methods`: the table of methods, one method in full, or the reference of all as Markdown.
+
+use std::fmt::Write as _;
+
+use onefold_merge::METHODS;
+use onefold_merge::methods::{BaseRole, Method};
+use onefold_merge::params::Level;
+
+use crate::cli::MethodsArgs;
+use crate::progress::{Failure, Shell};
+use crate::recipe::did_you_mean;
+
+/// Runs the job.
+///
+/// # Errors
+/// If there is no method of that name.
+pub fn run(args: &MethodsArgs, shell: &Shell) -> Result<(), Failure> {
+    if args.markdown {
+        shell.result(&markdown());
+        return Ok(());
+    }
+    match &args.name {
+        None => shell.result(&table()),
+        Some(name) => shell.result(&explain(find(name)?)),
+    }
+    Ok(())
+}
+
+fn find(name: &str) -> Result<&'static Method, Failure> {
+    onefold_merge::methods::find(name).ok_or_else(|| {
+        let hint = did_you_mean(name, METHODS.iter().map(|m| m.name)).map_or_else(
+            || "`onefold methods` lists them".to_owned(),
+            |close| format!("did you mean `{close}`?"),
+        );
+        Failure::usage(format!("no merge method is called `{name}`; {hint}"))
+    })
+}
+
+fn table() -> String {
+    let mut text = String::new();
+    for method in METHODS {
+        let _ = writeln!(text, "{:18} {}", method.name, method.summary);
+    }
+    text + "\n`onefold methods NAME` explains one."
+}
+
+fn base_words(method: &Method) -> &'static str {
+    match method.base {
+        BaseRole::Donor => "not used, unless listed as a model",
+        BaseRole::Operand => "required; one of the models that are merged",
+        BaseRole::OptionalOperand => "optional; one of the models that are merged",
+        BaseRole::OptionalOrigin => "optional; task vectors are taken from it",
+        BaseRole::Origin => "required; task vectors are taken from it",
+    }
+}
+
+fn count_words(method: &Method) -> String {
+    match method.operands {
+        (a, b) if a == b => format!("exactly {a}"),
+        (a, usize::MAX) => format!("{a} or more"),
+        (a, b) => format!("{a} to {b}"),
+    }
+}
+
+fn explain(method: &Method) -> String {
+    let mut text = format!("{}: {}\n\n", method.name, method.summary);
+    let _ = writeln!(text, "source      {}", method.source);
+    let _ = writeln!(text, "base_model  {}", base_words(method));
+    let _ = writeln!(text, "models      {}", count_words(method));
+    let _ = writeln!(text, "passes      {}", method.passes);
+    for (level, title) in
+        [(Level::Model, "Parameters of each model"), (Level::Global, "Parameters of the merge")]
+    {
+        let params: Vec<_> = method.params.iter().filter(|p| p.level == level).collect();
+        if params.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "\n{title}:");
+        for p in params {
+            let _ = writeln!(text, "  {} ({}; default {})\n      {}", p.name, p.kind, p.default, p.help);
+        }
+    }
+    text
+}
+
+/// The reference of all methods: `docs/methods.md`.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Merge methods\n\nGenerated from the table of methods (`onefold methods --markdown`); a test holds it up to date.\n\n\
+         | method | idea | base model | models | passes | source |\n|---|---|---|---|---|---|\n",
+    );
+    for m in METHODS {
+        let row = [m.summary, base_words(m), &count_words(m), m.passes, m.source].join(" | ");
+        let _ = writeln!(text, "| [`{0}`](#{0}) | {row} |", m.name);
+    }
+    for m in METHODS {
+        let _ = writeln!(
+            text,
+            "\n## {}\n\n{}. Source: {}. Base model: {}.\n",
+            m.name,
+            m.summary,
+            m.source,
+            base_words(m)
+        );
+        if m.params.is_empty() {
+            text += "No parameters.\n";
+            continue;
+        }
+        text += "| parameter | level | values | default | meaning |\n|---|---|---|---|---|\n";
+        for p in m.params {
+            let level = if p.level == Level::Model { "model" } else { "merge" };
+            let _ = writeln!(text, "| `{}` | {level} | {} | {} | {} |", p.name, p.kind, p.default, p.help);
+        }
+    }
+    text
+}

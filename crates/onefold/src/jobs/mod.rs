@@ -1,0 +1,61 @@
+//! The jobs: one file each, read from top to bottom.
+
+pub mod inspect;
+pub mod merge;
+pub mod methods;
+
+use std::path::Path;
+
+use crate::cli::Common;
+use crate::hub::{HubConfig, HubEvent};
+use crate::progress::{Failure, Shell};
+
+/// Runs `work` on a pool of `threads` workers.
+///
+/// # Errors
+/// If the pool cannot be started, or `work` fails.
+pub(crate) fn on_pool<T: Send>(
+    threads: usize,
+    work: impl FnOnce() -> Result<T, Failure> + Send,
+) -> Result<T, Failure> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Failure::job)?;
+    pool.install(work)
+}
+
+/// The number of workers: as asked, else one per core.
+pub(crate) fn threads(common: &Common) -> usize {
+    common.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, Into::into), usize::from)
+}
+
+/// The hub as the environment describes it.
+pub(crate) fn hub_config(common: &Common) -> Result<HubConfig, Failure> {
+    let mut config =
+        HubConfig::from_env(|key| std::env::var(key).ok()).map_err(|e| Failure::usage(e.to_string()))?;
+    config.offline |= common.offline;
+    Ok(config)
+}
+
+/// Tells people what is downloaded.
+pub(crate) fn tell_hub(shell: &Shell) -> impl FnMut(HubEvent<'_>) {
+    |event| match event {
+        HubEvent::FileStarted { .. } | HubEvent::Planned { .. } | HubEvent::Retrying { .. } => {
+            shell.say(&format!("{event:?}"))
+        }
+        _ => {}
+    }
+}
+
+/// Directory that relative paths of a recipe are looked up in first.
+pub(crate) fn dir_of(file: &Path) -> &Path {
+    file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Peak memory of this process in bytes: (all, anonymous now), where the system tells.
+pub(crate) fn memory() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find(|l| l.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
+    };
+    Some((field("VmHWM:")?, field("RssAnon:")?))
+}
