@@ -76,7 +76,7 @@ class Sampler(threading.Thread):
 
     def run(self):
         turn = 0
-        while not self.done.wait(self.interval):
+        while turn == 0 or not self.done.wait(self.interval):
             if turn % CHILDREN_EVERY == 0:
                 self.pids = descendants(self.pids[0])
             turn += 1
