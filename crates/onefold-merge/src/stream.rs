@@ -14,10 +14,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::check::first_above;
-use crate::kernels::reduce::{gramian, packed_len};
+use crate::kernels::reduce::{packed_len, rough_gramian};
 use crate::kernels::{add, conflict};
 use crate::methods::{Group, Kernel, ModelSurvey, Rule, Scratch};
-use crate::order::{self, Cut};
+use crate::order::{self, Cut, Vectors};
 use crate::scan::{Grain, Scan, with_buffers};
 use crate::task::Task;
 use crate::{MergeError, methods};
@@ -236,7 +236,7 @@ fn survey_cuts(merges: &[(usize, &Merge)], surveys: &mut [ModelSurvey]) -> Resul
         let scans: Vec<&Scan> = parts.iter().map(|(_, _, scan)| scan).collect();
         let n = scans.iter().map(|s| s.len() as u64).sum();
         let keep = ranks_of(merges, model, n)?;
-        let cuts = order::cuts(&scans, Grain::Element, &methods::gta::first_vector, &keep)?;
+        let cuts = order::cuts(&scans, Grain::Element, &Vectors, &[keep])?.remove(0);
         let mut offset = 0;
         for (i, k, scan) in &parts {
             let here: Vec<Cut> = cuts.iter().map(|c| c.within(offset)).collect();
@@ -391,7 +391,7 @@ fn partial(view: &crate::scan::View<'_>, merged: &[f32]) -> Partial {
     let vectors: Vec<&[f32]> =
         view.origin.into_iter().chain(view.vectors.iter().map(Vec::as_slice)).chain([merged]).collect();
     let mut packed = vec![0.0; packed_len(vectors.len())];
-    gramian(&vectors, &mut packed);
+    rough_gramian(&vectors, &mut packed);
     let (active, conflicts) = if view.origin.is_some() { conflict::count(view.vectors) } else { (0, 0) };
     Partial { gramian: packed, active, conflicts }
 }

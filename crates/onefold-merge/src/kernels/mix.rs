@@ -9,7 +9,7 @@ use crate::order::Cut;
 pub fn keep_ranked(x: &[f32], start: u64, low: Cut, high: Cut, out: &mut [f32]) {
     if low.splits_ties_in(start, x.len()) || high.splits_ties_in(start, x.len()) {
         for (i, (o, v)) in out.iter_mut().zip(x).enumerate() {
-            let kept = low.below(*v, start + i as u64) && !high.below(*v, start + i as u64);
+            let kept = low.keeps(*v, start + i as u64) && !high.keeps(*v, start + i as u64);
             *o = if kept { *v } else { 0.0 };
         }
     } else {

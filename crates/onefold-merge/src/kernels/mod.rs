@@ -6,6 +6,7 @@ use multiversion::multiversion;
 pub mod check;
 pub mod conflict;
 pub mod mix;
+pub mod rank;
 pub mod reduce;
 
 /// `x -= y`, element by element.

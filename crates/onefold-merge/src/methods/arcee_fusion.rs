@@ -6,7 +6,7 @@
 
 use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};
 use crate::MergeError;
-use crate::order;
+use crate::order::{self, Computed};
 use crate::scan::{Grain, Scan, View};
 
 /// The table entry.
@@ -34,12 +34,8 @@ impl Rule for Fusion {
         // Importances are not negative, so ascending rank r is the boundary that keeps n − r.
         let rank = |q: f64| n - (q * (n.max(1) - 1) as f64) as u64;
         let keep = [rank(0.25), rank(0.5), rank(0.75)];
-        let cuts = order::cuts(
-            &[scan],
-            grain,
-            &|view: &View<'_>, out: &mut [f32]| kernel.importance(view, out),
-            &keep,
-        )?;
+        let scores = Computed(|view: &View<'_>, out: &mut [f32]| kernel.importance(view, out));
+        let cuts = order::cuts(&[scan], grain, &scores, &[keep.to_vec()])?.remove(0);
         let quantile =
             |i: usize| if keep[i] == n { smallest(scan, &kernel) } else { Ok(cuts[i].magnitude()) };
         let (q1, median, q3) = (quantile(0)?, quantile(1)?, quantile(2)?);

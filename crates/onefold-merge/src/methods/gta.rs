@@ -17,7 +17,7 @@ use crate::MergeError;
 use crate::kernels::mix::{elect, sign_sum};
 use crate::kernels::reduce::{dot, l1, sum_in_order};
 use crate::kernels::{add, add_scaled, scale};
-use crate::order;
+use crate::order::{self, Vectors};
 use crate::params::{Default, Kind, Level, Param};
 use crate::scan::{Grain, Scan, View};
 use crate::sparsify::{Mask, Sparsifier};
@@ -296,15 +296,13 @@ impl Gta {
 
     /// The masks of this tensor.
     fn masks(&self, scan: &Scan, survey: &ModelSurvey) -> Result<Vec<Mask>, MergeError> {
-        let mask = |(i, sparsifier): (usize, &Sparsifier)| {
-            let cuts = match (&survey.cuts, sparsifier.keep(scan.len() as u64)) {
-                (_, None) => Vec::new(),
-                (Some(cuts), Some(_)) => cuts[i].clone(),
-                (None, Some(keep)) => order::cuts(&[&scan.only(i)], Grain::Element, &first_vector, &keep)?,
-            };
-            Ok(sparsifier.mask(scan, &cuts, self.rescale == Rescale::InverseDensity))
+        let n = scan.len() as u64;
+        let cuts = match &survey.cuts {
+            Some(cuts) => cuts.clone(),
+            None => order::cuts(&[scan], Grain::Element, &Vectors, &self.ranks(n))?,
         };
-        self.sparsifiers.iter().enumerate().map(mask).collect()
+        let divide = self.rescale == Rescale::InverseDensity;
+        Ok(self.sparsifiers.iter().zip(&cuts).map(|(s, cuts)| s.mask(scan, cuts, divide)).collect())
     }
 
     /// What each masked vector is multiplied with to make up for what was dropped.
@@ -435,10 +433,6 @@ fn sparsifiers(task: &Task, method: &'static Method, sparsify: Sparsify) -> Resu
         Sparsify::None => Ok(Sparsifier::None),
     };
     densities.iter().enumerate().map(sparsifier).collect()
-}
-
-pub(crate) fn first_vector(view: &View<'_>, out: &mut [f32]) {
-    out.copy_from_slice(&view.vectors[0]);
 }
 
 fn grain_of(masks: &[Mask]) -> Grain {

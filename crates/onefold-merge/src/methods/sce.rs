@@ -12,7 +12,7 @@ use crate::MergeError;
 use crate::kernels::add;
 use crate::kernels::mix::elect;
 use crate::kernels::reduce::{dot, sum_in_order};
-use crate::order::{self, Cut};
+use crate::order::{self, Computed, Cut};
 use crate::params::{Default, Kind, Level, Param};
 use crate::scan::{Grain, Scan, View};
 use crate::task::Task;
@@ -85,7 +85,7 @@ impl Sce {
             variances.iter().filter(|v| **v != 0.0).count() as u64
         })?;
         let keep = (varying.iter().sum::<u64>() as f64 * self.select) as u64;
-        Ok(order::cuts(&[scan], Grain::Element, &variance, &[keep])?.pop())
+        Ok(order::cuts(&[scan], Grain::Element, &Computed(variance), &[vec![keep]])?[0].first().copied())
     }
 }
 
@@ -107,7 +107,7 @@ fn select(view: &View<'_>, cut: Option<Cut>, scratch: &mut Scratch) {
     variance(view, &mut scratch.a);
     for row in &mut scratch.rows {
         for (e, (x, v)) in row.iter_mut().zip(&scratch.a).enumerate() {
-            if !cut.below(*v, (view.start + e) as u64) {
+            if !cut.keeps(*v, (view.start + e) as u64) {
                 *x = 0.0;
             }
         }

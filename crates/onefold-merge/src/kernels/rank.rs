@@ -1,0 +1,58 @@
+//! Counting how the magnitudes of a block stand to a bracket.
+
+use multiversion::multiversion;
+
+/// Elements that are judged together before any is looked at alone.
+const GROUP: usize = 64;
+
+/// Counts the values whose magnitude bits lie above `high`, and those that equal `guess`; adds those in `low..=high` to
+/// `bins`, which take `1 << shift` codes each.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
+pub fn count(values: &[f32], low: u32, high: u32, shift: u32, guess: u32, bins: &mut [u32]) -> (u64, u32) {
+    let (mut above, mut ties) = (0u64, 0u32);
+    for group in values.chunks(GROUP) {
+        let (mut over, mut within, mut equal) = (0u32, 0u32, 0u32);
+        for v in group {
+            let bits = v.to_bits() & 0x7fff_ffff;
+            over += u32::from(bits > high);
+            within += u32::from(bits >= low);
+            equal += u32::from(bits == guess);
+        }
+        above += u64::from(over);
+        ties += equal;
+        if within == over {
+            continue;
+        }
+        for v in group {
+            let bits = v.to_bits() & 0x7fff_ffff;
+            if bits >= low && bits <= high {
+                bins[((bits - low) >> shift) as usize] += 1;
+            }
+        }
+    }
+    (above, ties)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_definition(values in prop::collection::vec(-4f32..4.0, 0..200), a in 0f32..4.0, b in 0f32..4.0, shift in 8u32..20) {
+            let (low, high) = (a.min(b).to_bits(), a.max(b).to_bits());
+            let mut bins = vec![0; ((high - low) >> shift) as usize + 1];
+            let guess = values.first().map_or(0, |v| v.abs().to_bits());
+            let (above, ties) = count(&values, low, high, shift, guess, &mut bins);
+            let bits: Vec<u32> = values.iter().map(|v| v.abs().to_bits()).collect();
+            prop_assert_eq!(above, bits.iter().filter(|x| **x > high).count() as u64);
+            prop_assert_eq!(ties, bits.iter().filter(|x| **x == guess).count() as u32);
+            for (bin, found) in bins.iter().enumerate() {
+                let expected = bits.iter().filter(|x| **x >= low && **x <= high && ((**x - low) >> shift) as usize == bin).count();
+                prop_assert_eq!(*found as usize, expected);
+            }
+        }
+    }
+}
