@@ -11,8 +11,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use rustix::fs::FlockOperation;
 
@@ -144,25 +146,61 @@ fn shard(
 }
 
 const JOURNAL: &str = ".onefold-journal";
-/// Data written between two syncs: bounds what a crash of the machine repeats.
-const SYNC_EVERY: u64 = 1 << 30;
+/// Data written between two syncs. They run beside the work, so that the last one has little left to do; a crash of the
+/// machine repeats at most this much.
+const SYNC_EVERY: u64 = 128 << 20;
 
 /// An output directory under construction. Shared by the worker threads.
 #[derive(Debug)]
 pub struct Output {
     dir: PathBuf,
-    partial: PathBuf,
     layout: Layout,
-    files: Vec<File>,
-    journal: Mutex<Journal>,
+    durable: Arc<Durable>,
     unsynced: AtomicU64,
+    /// Asks the syncing thread for a sync; dropped to end it.
+    wake: Option<SyncSender<()>>,
+    syncing: Option<JoinHandle<()>>,
 }
 
+/// What is made durable: the shards, and then the journal that speaks of them.
 #[derive(Debug)]
-struct Journal {
-    file: File,
+struct Durable {
+    partial: PathBuf,
+    shards: Vec<(PathBuf, File)>,
+    journal: Mutex<File>,
     /// Finished tensors, with their notes, whose data is not yet known to be on disk.
-    waiting: Vec<(usize, String)>,
+    waiting: Mutex<Vec<(usize, String)>>,
+    /// Why a sync beside the work failed.
+    failed: Mutex<Option<CheckpointError>>,
+}
+
+impl Durable {
+    /// Syncs the shards, then records the tensors that were finished before.
+    fn sync(&self) -> Result<(), CheckpointError> {
+        let mut journal = lock(&self.journal);
+        let finished = std::mem::take(&mut *lock(&self.waiting));
+        for (path, file) in &self.shards {
+            file.sync_data().map_err(CheckpointError::io(path, "sync"))?;
+        }
+        let lines: String = finished.into_iter().map(|(t, note)| format!("{t} {note}\n")).collect();
+        let path = self.partial.join(JOURNAL);
+        journal.write_all(lines.as_bytes()).map_err(CheckpointError::io(&path, "write"))?;
+        journal.sync_data().map_err(CheckpointError::io(&path, "sync"))
+    }
+
+    /// The body of the syncing thread.
+    fn sync_when_asked(&self, asked: &Receiver<()>) {
+        while asked.recv().is_ok() {
+            if let Err(error) = self.sync() {
+                lock(&self.failed).get_or_insert(error);
+            }
+        }
+    }
+}
+
+/// No holder of these locks panics; if one did, its data would still be whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The state in which [`Output::create`] found the place.
@@ -206,13 +244,20 @@ impl Output {
                 .and_then(|()| writeln!(journal, "{job}"))
                 .map_err(CheckpointError::io(&path, "write"))?;
         }
-        let files = open_shards(&partial, &layout, resumed)?;
-        let journal = Mutex::new(Journal { file: journal, waiting: Vec::new() });
-        let dir = dir.to_owned();
-        Ok(Opened {
-            output: Self { dir, partial, layout, files, journal, unsynced: AtomicU64::new(0) },
-            finished,
-        })
+        let shards = open_shards(&partial, &layout, resumed)?;
+        let durable = Arc::new(Durable {
+            partial,
+            shards,
+            journal: Mutex::new(journal),
+            waiting: Mutex::default(),
+            failed: Mutex::default(),
+        });
+        let (wake, asked) = sync_channel(1);
+        let thread = durable.clone();
+        let syncing = std::thread::spawn(move || thread.sync_when_asked(&asked));
+        let (dir, unsynced) = (dir.to_owned(), AtomicU64::new(0));
+        let output = Self { dir, layout, durable, unsynced, wake: Some(wake), syncing: Some(syncing) };
+        Ok(Opened { output, finished })
     }
 
     /// The layout being filled.
@@ -226,28 +271,26 @@ impl Output {
     /// If the system refuses.
     pub fn write(&self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
         let (shard, start) = self.layout.places[tensor];
-        self.files[shard]
-            .write_all_at(bytes, start + offset)
-            .map_err(CheckpointError::io(&self.partial.join(&self.layout.shards[shard].name), "write"))?;
-        self.unsynced.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let (path, file) = &self.durable.shards[shard];
+        file.write_all_at(bytes, start + offset).map_err(CheckpointError::io(path, "write"))?;
+        let unsynced = self.unsynced.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64;
+        if unsynced >= SYNC_EVERY {
+            self.unsynced.store(0, Ordering::Relaxed);
+            // A sync that is under way already is asked for once more at most.
+            let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
+        }
         Ok(())
     }
 
-    /// Records that all bytes of a tensor were written, with a `note` of one line that a resumed run gets back. From time
-    /// to time this syncs and makes the records durable.
+    /// Records that all bytes of a tensor were written, with a `note` of one line that a resumed run gets back. The
+    /// record becomes durable with the next sync.
     ///
     /// # Errors
-    /// If the system refuses to sync.
+    /// If a sync failed meanwhile.
     pub fn finish(&self, tensor: usize, note: &str) -> Result<(), CheckpointError> {
         debug_assert!(!note.contains('\n'), "the journal is made of lines");
-        let mut journal = self.journal.lock().expect("no holder of the journal panics");
-        journal.waiting.push((tensor, note.to_owned()));
-        if self.unsynced.load(Ordering::Relaxed) < SYNC_EVERY {
-            return Ok(());
-        }
-        // Tensors that other threads finish during the sync wait for the lock, hence for the next sync.
-        self.unsynced.store(0, Ordering::Relaxed);
-        self.checkpoint(&mut journal)
+        lock(&self.durable.waiting).push((tensor, note.to_owned()));
+        lock(&self.durable.failed).take().map_or(Ok(()), Err)
     }
 
     /// Writes a side file (anything but weights) into the output.
@@ -255,7 +298,7 @@ impl Output {
     /// # Errors
     /// If the system refuses.
     pub fn add_file(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let path = self.partial.join(name);
+        let path = self.durable.partial.join(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(CheckpointError::io(parent, "create"))?;
         }
@@ -276,50 +319,58 @@ impl Output {
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn suspend(self) -> Result<PathBuf, CheckpointError> {
-        self.checkpoint(&mut self.journal.lock().expect("no holder of the journal panics"))?;
-        Ok(self.partial)
+    pub fn suspend(mut self) -> Result<PathBuf, CheckpointError> {
+        self.end_syncing();
+        self.durable.sync()?;
+        Ok(self.durable.partial.clone())
     }
 
     /// Removes the partial directory: for jobs that failed in a way that a second try would repeat.
-    pub fn discard(self) {
+    pub fn discard(mut self) {
+        self.end_syncing();
         // The job's own error matters more than one of cleaning up, which leaves only a `.partial` directory.
-        let _ = fs::remove_dir_all(&self.partial);
+        let _ = fs::remove_dir_all(&self.durable.partial);
     }
 
     /// Makes the output: syncs, completes the headers, writes index and `config` (last), renames.
     ///
     /// # Errors
     /// If the system refuses; the partial directory then stays and a second run goes on from it.
-    pub fn commit(self, config: Option<&[u8]>) -> Result<PathBuf, CheckpointError> {
-        self.checkpoint(&mut self.journal.lock().expect("no holder of the journal panics"))?;
+    pub fn commit(mut self, config: Option<&[u8]>) -> Result<PathBuf, CheckpointError> {
+        self.end_syncing();
+        self.durable.sync()?;
+        let partial = &self.durable.partial;
         if let Some(index) = self.layout.index() {
             self.add_file("model.safetensors.index.json", &index)?;
         }
-        for (shard, file) in self.layout.shards.iter().zip(&self.files) {
-            let path = self.partial.join(&shard.name);
+        for (shard, (path, file)) in self.layout.shards.iter().zip(&self.durable.shards) {
             file.write_all_at(&shard.header[..8], 0)
                 .and_then(|()| file.sync_all())
-                .map_err(CheckpointError::io(&path, "complete"))?;
+                .map_err(CheckpointError::io(path, "complete"))?;
         }
         if let Some(config) = config {
             self.add_file("config.json", config)?;
         }
-        let journal = self.partial.join(JOURNAL);
+        let journal = partial.join(JOURNAL);
         fs::remove_file(&journal).map_err(CheckpointError::io(&journal, "remove"))?;
-        sync_dir(&self.partial)?;
-        replace(&self.partial, &self.dir)?;
-        Ok(self.dir)
+        sync_dir(partial)?;
+        replace(partial, &self.dir)?;
+        Ok(self.dir.clone())
     }
 
-    fn checkpoint(&self, journal: &mut Journal) -> Result<(), CheckpointError> {
-        for (shard, file) in self.layout.shards.iter().zip(&self.files) {
-            file.sync_data().map_err(CheckpointError::io(&self.partial.join(&shard.name), "sync"))?;
+    fn end_syncing(&mut self) {
+        self.wake = None;
+        if let Some(thread) = self.syncing.take() {
+            // The thread does not panic; its errors are in `failed`.
+            let _ = thread.join();
         }
-        let lines: String = journal.waiting.drain(..).map(|(t, note)| format!("{t} {note}\n")).collect();
-        let path = self.partial.join(JOURNAL);
-        journal.file.write_all(lines.as_bytes()).map_err(CheckpointError::io(&path, "write"))?;
-        journal.file.sync_data().map_err(CheckpointError::io(&path, "sync"))
+    }
+}
+
+impl Drop for Output {
+    /// Releases the lock on the partial directory before the caller goes on.
+    fn drop(&mut self) {
+        self.end_syncing();
     }
 }
 
@@ -417,11 +468,20 @@ fn clear(partial: &Path) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-fn open_shards(partial: &Path, layout: &Layout, resumed: bool) -> Result<Vec<File>, CheckpointError> {
+fn open_shards(
+    partial: &Path,
+    layout: &Layout,
+    resumed: bool,
+) -> Result<Vec<(PathBuf, File)>, CheckpointError> {
     if !resumed {
         check_space(partial, layout.file_bytes())?;
     }
-    layout.shards.iter().map(|shard| open_shard(&partial.join(&shard.name), shard)).collect()
+    let open = |shard: &Shard| {
+        let path = partial.join(&shard.name);
+        let file = open_shard(&path, shard)?;
+        Ok((path, file))
+    };
+    layout.shards.iter().map(open).collect()
 }
 
 fn open_shard(path: &Path, shard: &Shard) -> Result<File, CheckpointError> {

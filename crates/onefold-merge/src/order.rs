@@ -317,6 +317,7 @@ fn conclude(
     if above >= search.keep {
         // The rank lies above the bracket.
         (search.low, search.high) = (search.high + 1, u32::MAX >> 1);
+        search.guess = search.low;
         return Ok(());
     }
     let shift = shift(search);
@@ -327,7 +328,7 @@ fn conclude(
         here
     }) else {
         // The rank lies below the bracket.
-        (search.low, search.high) = (0, search.low - 1);
+        (search.low, search.high, search.guess) = (0, search.low - 1, 0);
         return Ok(());
     };
     let low = search.low + ((bin as u32) << shift);
