@@ -2,7 +2,8 @@
 //! runs by the command at its head, and no file names a place on somebody's machine.
 //!
 //! `UPDATE=1 cargo test -p onefold --test docs` rewrites the generated parts; without it they are compared.
-#![allow(clippy::disallowed_methods, reason = "tests write plainly: to temporary directories, and documents on UPDATE=1")]
+#![allow(clippy::disallowed_methods, reason = "fixtures and, on UPDATE=1, documents are written plainly")]
+#![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -86,8 +87,7 @@ fn base_words(method: &Method) -> &'static str {
 /// README's parts in one test: two would write the file at the same time.
 #[test]
 fn the_generated_parts_of_the_readme_are_up_to_date() {
-    let mut table =
-        String::from("| method | idea | base model | passes | source |\n|---|---|---|---|---|\n");
+    let mut table = String::from("| method | idea | base model | passes | source |\n|---|---|---|---|---|\n");
     for m in METHODS {
         let row = [m.summary, base_words(m), m.passes, m.source].join(" | ");
         let _ = writeln!(table, "| [`{0}`](docs/methods.md#{0}) | {row} |", m.name);
@@ -104,7 +104,8 @@ fn the_generated_parts_of_the_readme_are_up_to_date() {
     assert!(rest.contains("onefold 0."), "{rest}");
     hold_part("README.md", "report", &format!("```text\n{}\n```\n", report.trim_end()));
 
-    let plan = stdout(&["merge", "examples/metagpt_ties.yaml", "-o", "merged", "--dry-run", "--threads", "2"]);
+    let plan =
+        stdout(&["merge", "examples/metagpt_ties.yaml", "-o", "merged", "--dry-run", "--threads", "2"]);
     let recipe = fs::read_to_string(root().join("examples/metagpt_ties.yaml")).unwrap();
     hold_part("README.md", "recipe", &format!("```yaml\n{recipe}```\n"));
     hold_part("README.md", "plan", &format!("```text\n{}\n```\n", plan.trim_end()));
