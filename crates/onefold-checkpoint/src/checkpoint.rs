@@ -189,8 +189,16 @@ struct Index {
 
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
     let text = std::fs::read(path).map_err(CheckpointError::io(path, "read"))?;
+    parse_index(path, &text)
+}
+
+/// Reads the `weight_map` of an index: the shard of each tensor. `path` is for messages only.
+///
+/// # Errors
+/// If it is not an index, is empty, or names a shard that is not a plain file name.
+pub fn parse_index(path: &Path, text: &[u8]) -> Result<BTreeMap<String, String>, CheckpointError> {
     let invalid = |message: String| CheckpointError::IndexInvalid { path: path.to_owned(), message };
-    let index: Index = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;
+    let index: Index = serde_json::from_slice(text).map_err(|e| invalid(e.to_string()))?;
     if index.weight_map.is_empty() {
         return Err(invalid("`weight_map` is empty".into()));
     }

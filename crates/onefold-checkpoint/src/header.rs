@@ -4,7 +4,7 @@
 //! optional `__metadata__`, then the data. The `safetensors` crate validates the same rules but its errors do not
 //! name tensor or file; tests hold the two to the same verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::path::Path;
 
@@ -211,11 +211,17 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         while let Some(key) = map.next_key::<String>()? {
             if key == "__metadata__" {
                 header.metadata = map.next_value()?;
-            } else if header.tensors.contains_key(&key) {
-                return Err(A::Error::custom(format!("tensor `{key}` is listed twice")));
-            } else {
-                let info = map.next_value().map_err(|e| A::Error::custom(format!("tensor `{key}`: {e}")))?;
-                header.tensors.insert(key, info);
+                continue;
+            }
+            match header.tensors.entry(key) {
+                btree_map::Entry::Occupied(listed) => {
+                    return Err(A::Error::custom(format!("tensor `{}` is listed twice", listed.key())));
+                }
+                btree_map::Entry::Vacant(place) => {
+                    let named = |e| A::Error::custom(format!("tensor `{}`: {e}", place.key()));
+                    let info = map.next_value().map_err(named)?;
+                    place.insert(info);
+                }
             }
         }
         Ok(header)

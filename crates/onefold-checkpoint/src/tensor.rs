@@ -100,7 +100,7 @@ impl Tensor {
     /// Length of the last dimension (1 for scalars) and number of such rows.
     pub fn rows(&self) -> (usize, usize) {
         let width = self.shape.last().copied().unwrap_or(1);
-        (width, if width == 0 { 0 } else { self.len() / width })
+        (width, self.len().checked_div(width).unwrap_or(0))
     }
 
     /// Reads `out.len()` elements from position `start`.
@@ -214,7 +214,7 @@ impl Elements for Cropped {
     fn read(&self, start: usize, out: &mut [f32]) {
         let full = self.inner.shape[1];
         for_each_row_part(start, out, self.width, |row, column, part| {
-            self.inner.read(row * full + column, part)
+            self.inner.read(row * full + column, part);
         });
     }
 }

@@ -19,3 +19,8 @@ pub mod task;
 
 pub use error::MergeError;
 pub use methods::METHODS;
+
+/// The method that CONTRIBUTING.md adds, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../CONTRIBUTING.md")]
+pub struct Contributing;

@@ -46,6 +46,7 @@ impl Stream {
 
     /// The 4 numbers of each of [`LANES`] counters from `first` on.
     #[inline]
+    #[allow(clippy::needless_range_loop, reason = "a lane indexes several arrays at once, which vectorises")]
     fn block(&self, first: u64) -> [[u32; 4]; LANES] {
         let mut x = [[0u32; LANES]; 4];
         for lane in 0..LANES {
@@ -67,6 +68,7 @@ impl Stream {
 }
 
 #[inline]
+#[allow(clippy::needless_range_loop, reason = "a lane indexes several arrays at once, which vectorises")]
 fn round(x: &mut [[u32; LANES]; 4], key: [u32; 2]) {
     for lane in 0..LANES {
         let p0 = u64::from(MULTIPLIERS[0]) * u64::from(x[0][lane]);

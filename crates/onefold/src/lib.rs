@@ -13,3 +13,8 @@ pub mod progress;
 pub mod recipe;
 pub mod report;
 pub mod tokenizer;
+
+/// The code of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;

@@ -61,7 +61,8 @@ impl Library {
                     library.models.insert((*reference).clone(), model);
                 }
                 Err(more) => {
-                    problems.extend(more.into_iter().filter(|p| !problems.contains(p)).collect::<Vec<_>>())
+                    let new: Vec<_> = more.into_iter().filter(|p| !problems.contains(p)).collect();
+                    problems.extend(new);
                 }
             }
         }

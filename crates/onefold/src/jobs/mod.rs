@@ -39,7 +39,7 @@ pub(crate) fn hub_config(common: &Common) -> Result<HubConfig, Failure> {
 pub(crate) fn tell_hub(shell: &Shell) -> impl FnMut(HubEvent<'_>) {
     |event| match event {
         HubEvent::FileStarted { .. } | HubEvent::Planned { .. } | HubEvent::Retrying { .. } => {
-            shell.say(&format!("{event:?}"))
+            shell.say(&format!("{event:?}"));
         }
         _ => {}
     }

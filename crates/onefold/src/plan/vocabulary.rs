@@ -54,7 +54,7 @@ fn token_source(source: &TokenSource, index: &dyn Fn(&ModelRef) -> usize) -> tok
             model: index(model),
             token: match token {
                 TokenName::Text(text) => tokenizer::TokenName::Text(text.clone()),
-                TokenName::Id(id) => tokenizer::TokenName::Id(*id as u32),
+                TokenName::Id(id) => tokenizer::TokenName::Id(*id),
             },
         },
     }
