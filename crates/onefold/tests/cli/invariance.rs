@@ -39,7 +39,8 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// `base`, `a`, `b`, `c` as single files, and under `sharded/` and `torch/` in other containers.
+    /// `base`, `a`, `b`, `c`: under `single/` as single files, under `sharded/` and `torch/` in other containers. Random
+    /// masks belong to a model by the name in the recipe, so the names are the same.
     fn new() -> Self {
         let dir = temp();
         let mut random = Random(7);
@@ -47,7 +48,7 @@ impl Fixture {
         let config = json!({"model_type": "llama", "num_hidden_layers": 2, "vocab_size": 200, "torch_dtype": "float32"});
         for name in ["base", "a", "b", "c"] {
             let model = if name == "base" { base.clone() } else { model(&mut random, Some(&base)) };
-            write_model(&dir.path().join(name), &model, &config);
+            write_model(&dir.path().join("single").join(name), &model, &config);
             write_sharded(&dir.path().join("sharded").join(name), &model, &config);
             write_torch(&dir.path().join("torch").join(name), &model, &config);
         }
@@ -59,24 +60,23 @@ impl Fixture {
     }
 }
 
-/// Recipes with `@` before each model: the directory of the inputs.
 fn recipes() -> [(&'static str, String); 10] {
-    let weighted = "models: [{model: @a, parameters: {weight: 0.5, DENSITY}}, {model: @b, parameters: {weight: 0.3, DENSITY}}, {model: @c, parameters: {weight: 0.4, DENSITY}}]";
-    let three = "models: [{model: @a}, {model: @b}, {model: @c}]";
+    let weighted = "models: [{model: a, parameters: {weight: 0.5, DENSITY}}, {model: b, parameters: {weight: 0.3, DENSITY}}, {model: c, parameters: {weight: 0.4, DENSITY}}]";
+    let three = "models: [{model: a}, {model: b}, {model: c}]";
     let with = |method: &str, density: &str| {
-        format!("merge_method: {method}\nbase_model: @base\n{}", weighted.replace("DENSITY", density))
+        format!("merge_method: {method}\nbase_model: base\n{}", weighted.replace("DENSITY", density))
     };
     [
-        ("metagpt", format!("merge_method: metagpt\nbase_model: @base\n{three}")),
-        ("metagpt_ties", format!("merge_method: metagpt\nbase_model: @base\n{three}\nparameters: {{sparsify: magnitude, consensus: sum, density: 0.4}}")),
+        ("metagpt", format!("merge_method: metagpt\nbase_model: base\n{three}")),
+        ("metagpt_ties", format!("merge_method: metagpt\nbase_model: base\n{three}\nparameters: {{sparsify: magnitude, consensus: sum, density: 0.4}}")),
         ("ties", with("ties", "density: 0.4")),
         ("dare_ties", with("dare_ties", "density: 0.5")),
         ("della", with("della", "density: 0.5, epsilon: 0.2")),
-        ("slerp", "merge_method: slerp\nbase_model: @a\nmodels: [{model: @a}, {model: @b}]\nparameters: {t: 0.3}".into()),
+        ("slerp", "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.3}".into()),
         ("karcher", format!("merge_method: karcher\n{three}")),
-        ("sce", format!("merge_method: sce\nbase_model: @base\n{three}\nparameters: {{select_topk: 0.3}}")),
-        ("nuslerp", "merge_method: nuslerp\nmodels: [{model: @a, parameters: {weight: 0.6}}, {model: @b, parameters: {weight: 0.2}}]\nparameters: {nuslerp_flatten: false, nuslerp_row_wise: true}".into()),
-        ("tsv_m", format!("merge_method: tsv_m\nbase_model: @base\n{three}")),
+        ("sce", format!("merge_method: sce\nbase_model: base\n{three}\nparameters: {{select_topk: 0.3}}")),
+        ("nuslerp", "merge_method: nuslerp\nmodels: [{model: a, parameters: {weight: 0.6}}, {model: b, parameters: {weight: 0.2}}]\nparameters: {nuslerp_flatten: false, nuslerp_row_wise: true}".into()),
+        ("tsv_m", format!("merge_method: tsv_m\nbase_model: base\n{three}")),
     ]
 }
 
@@ -87,19 +87,22 @@ fn threads_layouts_and_containers_change_no_bit() {
     let merge = |recipe: &str, inputs: &str, out: &str, more: &[&str]| {
         let mut args = vec!["--seed", "5", "--quiet"];
         args.extend(more);
-        merged(dir, &recipe.replace('@', inputs), out, &args)
+        merged(&dir.join(inputs), recipe, out, &args)
     };
     for (name, recipe) in recipes() {
         let out = |variant: &str| format!("out/{name}-{variant}");
-        let one = merge(&recipe, "", &out("1"), &["--threads", "1"]);
-        assert_ne!(one["model.layers.0.mlp.up_proj.weight"].values().iter().fold(0.0, |m: f32, v| m.max(*v)), 0.0);
+        let one = merge(&recipe, "single", &out("1"), &["--threads", "1"]);
+        assert_ne!(
+            one["model.layers.0.mlp.up_proj.weight"].values().iter().fold(0.0, |m: f32, v| m.max(*v)),
+            0.0
+        );
         let variants: [(&str, &str, &[&str]); 6] = [
-            ("2-threads", "", &["--threads", "2"]),
-            ("3-threads", "", &["--threads", "3"]),
-            ("small-shards", "", &["--threads", "2", "--max-shard-size", "100KB"]),
-            ("sharded", "sharded/", &["--threads", "2"]),
-            ("torch", "torch/", &["--threads", "2"]),
-            ("tight-memory", "", &["--threads", "3", "--max-memory", "40MiB"]),
+            ("2-threads", "single", &["--threads", "2"]),
+            ("3-threads", "single", &["--threads", "3"]),
+            ("small-shards", "single", &["--threads", "2", "--max-shard-size", "100KB"]),
+            ("sharded", "sharded", &["--threads", "2"]),
+            ("torch", "torch", &["--threads", "2"]),
+            ("tight-memory", "single", &["--threads", "3", "--max-memory", "40MiB"]),
         ];
         for (variant, inputs, more) in variants {
             let other = merge(&recipe, inputs, &out(variant), more);
@@ -109,7 +112,10 @@ fn threads_layouts_and_containers_change_no_bit() {
             }
         }
         let shards = |variant: &str| {
-            crate::support::listing(&dir.join(out(variant))).iter().filter(|n| n.ends_with("safetensors")).count()
+            crate::support::listing(&dir.join("single").join(out(variant)))
+                .iter()
+                .filter(|n| n.ends_with("safetensors"))
+                .count()
         };
         assert_eq!(shards("1"), 1, "{name}");
         assert!(shards("small-shards") > 4, "{name}");
@@ -119,10 +125,11 @@ fn threads_layouts_and_containers_change_no_bit() {
 #[test]
 fn the_seed_decides_what_is_dropped() {
     let fixture = Fixture::new();
-    let dir = fixture.path();
+    let dir = fixture.path().join("single");
     for (name, recipe) in recipes() {
-        let recipe = recipe.replace('@', "");
-        let with = |seed: &str, n: u32| merged(dir, &recipe, &format!("out/{name}-{seed}-{n}"), &["--seed", seed, "-q"]);
+        let with = |seed: &str, n: u32| {
+            merged(&dir, &recipe, &format!("out/{name}-{seed}-{n}"), &["--seed", seed, "-q"])
+        };
         let (first, again, other) = (with("1", 0), with("1", 1), with("2", 0));
         assert!(first == again, "{name}: one seed, one result");
         let random = ["dare_ties", "della"].contains(&name);

@@ -308,7 +308,8 @@ fn pickle(model: &Model) -> Vec<u8> {
 pub(crate) fn read_file(path: &Path) -> Model {
     let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let tensors = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let array = |t: TensorView<'_>| Array { dtype: t.dtype(), shape: t.shape().into(), bytes: t.data().into() };
+    let array =
+        |t: TensorView<'_>| Array { dtype: t.dtype(), shape: t.shape().into(), bytes: t.data().into() };
     tensors.iter().map(|(name, t)| (name.to_owned(), array(t))).collect()
 }
 
