@@ -102,7 +102,7 @@ fn threads_layouts_and_containers_change_no_bit() {
             ("small-shards", "single", &["--threads", "2", "--max-shard-size", "100KB"]),
             ("sharded", "sharded", &["--threads", "2"]),
             ("torch", "torch", &["--threads", "2"]),
-            ("tight-memory", "single", &["--threads", "3", "--max-memory", "40MiB"]),
+            ("tight-memory", "single", &["--threads", "3", "--max-memory", "52MB"]),
         ];
         for (variant, inputs, more) in variants {
             let other = merge(&recipe, inputs, &out(variant), more);
