@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Array, Model, Ran, Random, command, listing, onefold, read_model, temp, write_model};
+use crate::support::{
+    Array, Model, Ran, Random, command, copy_dir, listing, onefold, read_model, temp, testdata, write_model,
+};
 
 const RECIPE: &str = "merge_method: ties\nbase_model: base\nmodels:\n\
     - {model: a, parameters: {weight: 0.5, density: 0.4}}\n\
@@ -195,6 +197,33 @@ fn a_finished_job_is_not_done_again_and_another_one_does_not_replace_it() {
     onefold(dir, &[&other[..], &["--force"]].concat()).ok();
     assert!(weights(&dir.join("out")) != expected, "--force replaces it");
     assert_eq!(listing(dir).iter().filter(|n| n.starts_with("out")).count(), 1);
+}
+
+/// A finished or half-made output belongs to its inputs' settings as well as to their weights.
+#[test]
+fn changed_settings_of_an_input_are_another_job() {
+    let dir = temp();
+    let dir = dir.path();
+    for name in ["base_llama", "plain"] {
+        copy_dir(&testdata("adapter").join(name), &dir.join(name));
+    }
+    fs::write(dir.join("base_llama/config.json"), "{}").unwrap();
+    fs::write(dir.join("r.yml"), "merge_method: passthrough\nmodels: [{model: base_llama+plain}]\n").unwrap();
+    let args = ["merge", "r.yml", "-o", "out"];
+    onefold(dir, &args).ok();
+    onefold(dir, &args).ok();
+    let before = weights(&dir.join("out"));
+    let edit = |file: &str, from: &str, to: &str| {
+        let text = fs::read_to_string(dir.join(file)).unwrap();
+        assert!(text.contains(from));
+        fs::write(dir.join(file), text.replace(from, to)).unwrap();
+    };
+    edit("plain/adapter_config.json", "\"lora_alpha\": 7", "\"lora_alpha\": 9");
+    onefold(dir, &args).fails(2, &["out: exists already"]);
+    onefold(dir, &[&args[..], &["--force"]].concat()).ok();
+    assert!(weights(&dir.join("out")) != before, "the adapter counts more");
+    edit("base_llama/config.json", "{}", "{\"vocab_size\": 24}");
+    onefold(dir, &args).fails(2, &["out: exists already"]);
 }
 
 /// Work of another recipe in the partial directory is not taken for this one's.
