@@ -177,7 +177,11 @@ fn a_second_run_into_the_same_output_is_refused() {
             run.fails(2, &["out"]);
         }
         assert!(weights(&dir.join("out")) == expected, "round {round}");
-        assert!(!dir.join("out.partial").exists(), "round {round}: {runs:?}");
+        // A run that came between may leave an empty directory, never weights.
+        assert!(
+            read_dir_of(&dir.join("out.partial")).iter().all(|n| !n.ends_with(".safetensors")),
+            "round {round}: {runs:?}"
+        );
         fs::remove_dir_all(dir.join("out")).unwrap();
     }
 }
