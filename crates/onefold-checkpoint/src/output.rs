@@ -230,6 +230,8 @@ impl Output {
         let partial = with_suffix(dir, ".partial");
         fs::create_dir_all(&partial).map_err(CheckpointError::io(&partial, "create the output directory"))?;
         let (mut journal, old_lines) = open_journal(&partial)?;
+        // Another run may have finished between the look at `dir` and the lock.
+        check_target(dir, inputs, force)?;
         let resumed = old_lines.first().is_some_and(|line| line == job);
         let finished = if resumed {
             finished_tensors(&old_lines, layout.tensors.len())
@@ -351,10 +353,11 @@ impl Output {
         if let Some(config) = config {
             self.add_file("config.json", config)?;
         }
-        let journal = partial.join(JOURNAL);
-        fs::remove_file(&journal).map_err(CheckpointError::io(&journal, "remove"))?;
         sync_dir(partial)?;
         replace(partial, &self.dir)?;
+        // Only now: with the journal goes the lock that keeps other runs out of the partial directory.
+        let journal = self.dir.join(JOURNAL);
+        fs::remove_file(&journal).map_err(CheckpointError::io(&journal, "remove"))?;
         Ok(self.dir.clone())
     }
 
@@ -532,27 +535,42 @@ fn sync_dir(dir: &Path) -> Result<(), CheckpointError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(CheckpointError::io(dir, "sync"))
 }
 
-/// Moves `partial` to `dir`. An existing output is moved aside first and removed only when the new one is in place.
+/// Moves `partial` to `dir`. An existing output is removed only when the new one is in its place.
 fn replace(partial: &Path, dir: &Path) -> Result<(), CheckpointError> {
-    let old = with_suffix(dir, ".replaced");
-    let exists = dir.symlink_metadata().is_ok();
-    if exists {
-        fs::rename(dir, &old).map_err(CheckpointError::io(dir, "move aside"))?;
-    }
-    if let Err(error) = fs::rename(partial, dir) {
-        if exists {
-            // Give the user back what was there; the first error is the one to report.
-            let _ = fs::rename(&old, dir);
-        }
-        return Err(CheckpointError::io(dir, "rename the finished output to its place")(error));
-    }
+    let failed = || CheckpointError::io(dir, "move the finished output to its place");
+    let old = if dir.symlink_metadata().is_ok() {
+        Some(exchange(partial, dir).map_err(failed())?)
+    } else {
+        fs::rename(partial, dir).map_err(failed())?;
+        None
+    };
     let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_dir(parent)?;
-    if exists {
-        let removed = if old.is_dir() { fs::remove_dir_all(&old) } else { fs::remove_file(&old) };
-        removed.map_err(CheckpointError::io(&old, "remove the replaced output"))?;
+    let Some(old) = old else { return Ok(()) };
+    let removed = if old.is_dir() { fs::remove_dir_all(&old) } else { fs::remove_file(&old) };
+    removed.map_err(CheckpointError::io(&old, "remove the replaced output"))
+}
+
+/// Puts `partial` in the place of `dir`, and says where the old one is: in one step where the system can, so that at
+/// no instant there is none.
+fn exchange(partial: &Path, dir: &Path) -> std::io::Result<PathBuf> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, partial, CWD, dir, RenameFlags::EXCHANGE) {
+            Ok(()) => return Ok(partial.to_owned()),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(())
+    let old = with_suffix(dir, ".replaced");
+    fs::rename(dir, &old)?;
+    fs::rename(partial, dir).inspect_err(|_| {
+        // Give the user back what was there; the first error is the one to report.
+        let _ = fs::rename(&old, dir);
+    })?;
+    Ok(old)
 }
 
 #[cfg(test)]
@@ -652,12 +670,41 @@ mod tests {
         let error = Output::create(&out, layout(7), "job", &[input], true).unwrap_err();
         assert!(matches!(error, CheckpointError::OutputIsInput { .. }), "{error}");
         let opened = Output::create(&out, layout(7), "job", &[dir.path().join("out2")], true).unwrap();
+        // What else has the names that are used in between is the user's.
+        fs::create_dir(dir.path().join("out.replaced")).unwrap();
+        fs::write(dir.path().join("out.replaced/mine"), "").unwrap();
         for t in 0..3 {
             fill(&opened.output, t);
         }
         opened.output.commit(None).unwrap();
         assert!(Checkpoint::open(&out.join("model-00001-of-00002.safetensors")).is_ok());
-        assert!(!dir.path().join("out.replaced").exists());
+        assert!(dir.path().join("out.replaced/mine").exists());
+        assert!(!dir.path().join("out.partial").exists() && !out.join(JOURNAL).exists());
+    }
+
+    #[test]
+    fn of_two_runs_at_once_exactly_one_makes_the_output() {
+        for _ in 0..100 {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().join("out");
+            let one = &|job: &str| -> Result<(), CheckpointError> {
+                // Whoever finds it busy asks again, so that some ask at the instant at which the first run ends.
+                let output = loop {
+                    match create(&out, job) {
+                        Err(CheckpointError::OutputBusy { .. }) => {}
+                        other => break other?.output,
+                    }
+                };
+                (0..3).for_each(|t| fill(&output, t));
+                output.commit(None).map(drop)
+            };
+            let made = std::thread::scope(|scope| {
+                let runs = ["a", "b", "c"].map(|job| scope.spawn(move || one(job).is_ok()));
+                runs.map(|run| run.join().unwrap()).iter().filter(|ok| **ok).count()
+            });
+            assert_eq!(made, 1);
+            assert_eq!(Checkpoint::open(&out).unwrap().tensors()["c"].stored().unwrap().bytes, [3; 8]);
+        }
     }
 
     #[test]

@@ -283,8 +283,24 @@ fn identity(recipe: &Recipe, library: &Library, args: &MergeArgs, common: &Commo
         for fingerprint in fingerprints(model) {
             hash.update(fingerprint.to_string().as_bytes());
         }
+        for (name, text) in settings(model) {
+            hash.update(name.as_bytes());
+            hash.update(Sha256::digest(&text));
+        }
     }
     hex(&hash.finalize())
+}
+
+/// The files beside the weights that decide about the result (an adapter's scale, the config, the vocabulary), by path.
+/// One that cannot be read counts as empty: whoever needs it says so.
+fn settings(model: &Model) -> BTreeMap<String, Vec<u8>> {
+    let decides = |path: &Path| {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        path.is_file() && ["json", "jinja", "model", "txt", "py"].contains(&extension)
+    };
+    let listed = |dir: &PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+    let paths = model.dirs.iter().flat_map(listed).filter(|path| decides(path));
+    paths.map(|path| (path.display().to_string(), std::fs::read(&path).unwrap_or_default())).collect()
 }
 
 /// Of each weight file: path, size, time of change, and the SHA-256 of its first megabyte (header included).
@@ -351,18 +367,14 @@ impl Run<'_> {
         output
             .add_file("README.md", report::model_card(&self.card(statistics)).as_bytes())
             .map_err(failed)?;
-        let record = serde_json::to_vec_pretty(&self.record(&health)).map_err(|e| e.to_string())?;
+        let facts: serde_json::Value =
+            serde_json::from_str(&report::to_json(&health).map_err(|e| e.to_string())?)
+                .map_err(|e| e.to_string())?;
+        let record =
+            serde_json::to_vec_pretty(&self.record(&health, &facts["derived"])).map_err(|e| e.to_string())?;
         output.add_file("onefold.json", &record).map_err(failed)?;
         let done = output.commit(self.plan.config.as_deref().map(str::as_bytes)).map_err(failed)?;
-        if shell.json() {
-            shell.event(
-                "health",
-                &serde_json::from_str::<serde_json::Value>(
-                    &report::to_json(&health).map_err(|e| e.to_string())?,
-                )
-                .map_err(|e| e.to_string())?,
-            );
-        }
+        shell.event("health", &facts);
         shell.say(&text);
         shell.event("done", &done.display().to_string());
         shell.say(&format!("{} ({:.1} s)", done.display(), self.begin.elapsed().as_secs_f64()));
@@ -444,7 +456,7 @@ impl Run<'_> {
     }
 
     /// `onefold.json`.
-    fn record(&self, health: &report::Health) -> serde_json::Value {
+    fn record(&self, health: &report::Health, derived: &serde_json::Value) -> serde_json::Value {
         let inputs: BTreeMap<&str, Vec<serde_json::Value>> =
             self.library.all().map(|m| (m.label.as_str(), fingerprints(m))).collect();
         let facts: BTreeMap<&str, &str> = health.run.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
@@ -458,6 +470,7 @@ impl Run<'_> {
             "run": facts,
             "notes": self.plan.notes,
             "warnings": self.plan.warnings,
+            "health": derived,
             "tokens": self.plan.vocabulary.as_ref().map(|b| &b.report),
         })
     }

@@ -37,9 +37,25 @@ pub(crate) fn hub_config(common: &Common) -> Result<HubConfig, Failure> {
 
 /// Tells people what is downloaded.
 pub(crate) fn tell_hub(shell: &Shell) -> impl FnMut(HubEvent<'_>) {
-    |event| match event {
-        HubEvent::FileStarted { .. } | HubEvent::Planned { .. } | HubEvent::Retrying { .. } => {
-            shell.say(&format!("{event:?}"));
+    let size =
+        |bytes: Option<u64>| bytes.map_or("size unknown".into(), |b| indicatif::DecimalBytes(b).to_string());
+    move |event| match event {
+        HubEvent::Planned { repo, files, bytes, .. } if files > 0 => {
+            shell.say(&format!("{repo}: {files} files to download ({})", size(bytes)));
+        }
+        HubEvent::FileStarted { file, bytes, resumed_from: 0 } => {
+            shell.say(&format!("downloading {file} ({})", size(bytes)));
+        }
+        HubEvent::FileStarted { file, bytes, resumed_from } => shell.say(&format!(
+            "downloading {file} ({}, {} are here already)",
+            size(bytes),
+            size(Some(resumed_from))
+        )),
+        HubEvent::Waiting { file } => {
+            shell.say(&format!("waiting for another process that downloads {file}"));
+        }
+        HubEvent::Retrying { subject, error, wait, .. } => {
+            shell.say(&format!("{subject}: {error}; trying again in {} s", wait.as_secs()));
         }
         _ => {}
     }

@@ -1,0 +1,12 @@
+//! Black-box tests of the `onefold` binary: what a user types, what lies on the disk afterwards.
+//!
+//! Fixtures are made in code ([`support`]) or copied from `testdata/`; nothing needs the network.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by failing")]
+#![allow(clippy::disallowed_methods, reason = "fixtures are written plainly")]
+
+mod bad_input;
+mod crash;
+mod features;
+mod goldens;
+mod invariance;
+mod support;
