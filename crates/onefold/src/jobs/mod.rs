@@ -52,7 +52,7 @@ pub(crate) fn tell_hub(shell: &Shell) -> impl FnMut(HubEvent<'_>) {
             size(Some(resumed_from))
         )),
         HubEvent::Waiting { file } => {
-            shell.say(&format!("waiting for another process that downloads {file}"))
+            shell.say(&format!("waiting for another process that downloads {file}"));
         }
         HubEvent::Retrying { subject, error, wait, .. } => {
             shell.say(&format!("{subject}: {error}; trying again in {} s", wait.as_secs()));
