@@ -671,8 +671,7 @@ mod tests {
         assert!(matches!(error, CheckpointError::OutputIsInput { .. }), "{error}");
         let opened = Output::create(&out, layout(7), "job", &[dir.path().join("out2")], true).unwrap();
         // What else has the names that are used in between is the user's.
-        fs::create_dir(dir.path().join("out.replaced")).unwrap();
-        fs::write(dir.path().join("out.replaced/mine"), "").unwrap();
+        fs::create_dir_all(dir.path().join("out.replaced/mine")).unwrap();
         for t in 0..3 {
             fill(&opened.output, t);
         }

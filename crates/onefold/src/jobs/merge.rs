@@ -128,7 +128,8 @@ fn one(
     plan.notes.iter().for_each(|n| shell.say(n));
     let inputs: Vec<PathBuf> = library.all().flat_map(|m| m.dirs.clone()).collect();
     let job = identity(recipe, &library, args, common);
-    if is_done(out, &job) && !args.force {
+    if is_done(out, &job, &layout) && !args.force {
+        shell.event("done", &out.display().to_string());
         shell.say(&format!("{} is there already, made from the same recipe and inputs", out.display()));
         return Ok(());
     }
@@ -320,8 +321,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Whether `out` is the finished result of the same job.
-fn is_done(out: &Path, job: &str) -> bool {
+/// Whether `out` is the finished result of the same job, with all its weights still there.
+fn is_done(out: &Path, job: &str, layout: &Layout) -> bool {
+    if !layout.shard_names().all(|name| out.join(name).is_file()) {
+        return false;
+    }
     let Ok(text) = std::fs::read(out.join("onefold.json")) else { return false };
     serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|v| v["job"] == job)
 }

@@ -195,11 +195,17 @@ fn a_finished_job_is_not_done_again_and_another_one_does_not_replace_it() {
     let written = |path: PathBuf| path.metadata().unwrap().modified().unwrap();
     let before = written(dir.join("out/onefold.json"));
     assert!(onefold(dir, &MERGE).ok().stderr.contains("made from the same recipe"));
+    let done = onefold(dir, &[&MERGE[..], &["--json"]].concat()).ok().json();
+    assert_eq!(done, json!({"event": "done", "data": "out"}));
     let other = [&MERGE[..], &["--set", "parameters.lambda=0.5"]].concat();
     onefold(dir, &other).fails(2, &["out", "exists already", "--force"]);
     assert!(weights(&dir.join("out")) == expected && written(dir.join("out/onefold.json")) == before);
     onefold(dir, &[&other[..], &["--force"]].concat()).ok();
     assert!(weights(&dir.join("out")) != expected, "--force replaces it");
+    // An output that lost a shard is not finished.
+    let (shard, _) = weights(&dir.join("out")).remove(0);
+    fs::remove_file(dir.join("out").join(shard)).unwrap();
+    onefold(dir, &other).fails(2, &["out: exists already"]);
     assert_eq!(listing(dir).iter().filter(|n| n.starts_with("out")).count(), 1);
 }
 

@@ -216,7 +216,7 @@ impl Random {
 // ---- writing models
 
 pub(crate) fn write_file(path: &Path, model: &Model) {
-    let metadata = Some(std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]));
+    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let views = model.iter().map(|(n, a)| (n, TensorView::new(a.dtype, a.shape.clone(), &a.bytes).unwrap()));
     fs::write(path, safetensors::serialize(views, metadata).unwrap()).unwrap();
 }
