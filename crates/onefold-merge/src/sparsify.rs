@@ -192,21 +192,57 @@ fn della_row(
     order: &mut Vec<u64>,
     out: &mut [f32],
 ) {
-    order.clear();
-    order.extend(x.iter().enumerate().map(|(i, v)| u64::from(v.to_bits() & 0x7fff_ffff) << 32 | i as u64));
-    order.sort_unstable();
-    let span = (x.len().max(2) - 1) as f64;
-    for (rank, key) in order.iter().enumerate() {
+    rank_row(x, order);
+    let step = 2.0 * epsilon / (x.len().max(2) - 1) as f64;
+    for (rank, key) in order[..x.len()].iter().enumerate() {
         let i = (key & 0xffff_ffff) as usize;
         // A row of one element has no rank: it gets the mean probability.
-        let r = if x.len() == 1 { 0.5 } else { rank as f64 / span };
-        let probability = density - epsilon + r * 2.0 * epsilon;
-        let kept = u64::from(random[i]) < threshold(probability);
-        out[i] = match (kept, divide) {
-            (false, _) => 0.0,
-            (true, false) => x[i],
-            (true, true) => (f64::from(x[i]) / probability) as f32,
-        };
+        let r = if x.len() == 1 { epsilon } else { rank as f64 * step };
+        let probability = density - epsilon + r;
+        let kept = f64::from(random[i]) < probability * 4_294_967_296.0;
+        let value = if divide { (f64::from(x[i]) / probability) as f32 } else { x[i] };
+        out[i] = if kept { value } else { 0.0 };
+    }
+}
+
+/// Buckets of a row: about one element each.
+const BUCKETS: usize = 1024;
+
+/// Sorts a row by magnitude, equal ones by index: `order[r]` is `bits << 32 | index` of the element of rank r. Elements are
+/// first thrown into buckets of equal width, which leaves little to sort in each.
+fn rank_row(x: &[f32], order: &mut Vec<u64>) {
+    let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let key = |i: usize, v: f32| u64::from(v.to_bits() & 0x7fff_ffff) << 32 | i as u64;
+    let scale = (BUCKETS - 1) as f32 / largest;
+    order.clear();
+    if x.len() < 64 || !scale.is_finite() {
+        order.extend(x.iter().enumerate().map(|(i, v)| key(i, *v)));
+        order.sort_unstable();
+        return;
+    }
+    let bucket = |v: f32| ((v.abs() * scale) as usize).min(BUCKETS - 1);
+    let mut ends = [0u32; BUCKETS + 1];
+    for v in x {
+        ends[bucket(*v) + 1] += 1;
+    }
+    for b in 0..BUCKETS {
+        ends[b + 1] += ends[b];
+    }
+    order.resize(x.len(), 0);
+    // `ends[b]` walks from the start of bucket b to its end.
+    for (i, v) in x.iter().enumerate() {
+        let place = &mut ends[bucket(*v)];
+        order[*place as usize] = key(i, *v);
+        *place += 1;
+    }
+    let mut start = 0;
+    for end in &ends[..BUCKETS] {
+        let part = &mut order[start..*end as usize];
+        start = *end as usize;
+        // Zeros, often many, stand in the order of their indices already.
+        if part.len() > 1 && part.iter().any(|key| key >> 32 != 0) {
+            part.sort_unstable();
+        }
     }
 }
 
@@ -236,6 +272,26 @@ mod tests {
         assert!(Sparsifier::della(0.9, 0.15, stream).unwrap_err().contains("choose density in (0.15, 0.85)"));
         assert!(Sparsifier::della(0.1, 0.15, stream).is_err());
         assert!(Sparsifier::della(0.5, 0.15, stream).is_ok());
+    }
+
+    #[test]
+    fn rows_are_ranked_by_magnitude_then_index() {
+        let wave = |i: u32| f32::sin(i as f32 * 1.7) * if i.is_multiple_of(7) { 0.0 } else { 1.0 };
+        let rows = [
+            (0..1000).map(wave).collect::<Vec<f32>>(),
+            (0..500).map(|i| if i == 3 { 1e30 } else { wave(i) }).collect(),
+            vec![-2.0; 300],
+            vec![0.0; 100],
+            vec![1e-45; 70],
+            vec![3.0, -1.0, 2.0],
+        ];
+        for row in rows {
+            let mut order = Vec::new();
+            rank_row(&row, &mut order);
+            let mut expected: Vec<usize> = (0..row.len()).collect();
+            expected.sort_by(|a, b| row[*a].abs().total_cmp(&row[*b].abs()).then(a.cmp(b)));
+            assert_eq!(order.iter().map(|k| (k & 0xffff_ffff) as usize).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

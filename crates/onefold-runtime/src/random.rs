@@ -4,6 +4,7 @@
 //! keyed by (seed, task, tensor name); its i-th number is a pure function of key and i. Hence random masks are the
 //! same whatever the chunking, the threads or the ranks, and need no storage.
 
+use multiversion::multiversion;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const ROUNDS: usize = 10;
@@ -29,54 +30,50 @@ impl Stream {
 
     /// Fills `out` with the numbers at positions `start, start + 1, …`.
     pub fn fill(&self, start: u64, out: &mut [u32]) {
-        let mut counter = start / 4;
-        let mut skip = (start % 4) as usize;
-        let mut rest = out;
-        while !rest.is_empty() {
-            let block = self.block(counter);
-            let flat = block.as_flattened();
-            let count = rest.len().min(flat.len() - skip);
-            let (part, tail) = rest.split_at_mut(count);
-            part.copy_from_slice(&flat[skip..skip + count]);
-            rest = tail;
-            skip = 0;
-            counter += LANES as u64;
-        }
-    }
-
-    /// The 4 numbers of each of [`LANES`] counters from `first` on.
-    #[inline]
-    #[allow(clippy::needless_range_loop, reason = "a lane indexes several arrays at once, which vectorises")]
-    fn block(&self, first: u64) -> [[u32; 4]; LANES] {
-        let mut x = [[0u32; LANES]; 4];
-        for lane in 0..LANES {
-            let counter = first + lane as u64;
-            x[0][lane] = counter as u32;
-            x[1][lane] = (counter >> 32) as u32;
-        }
-        let mut key = self.key;
-        for _ in 0..ROUNDS {
-            round(&mut x, key);
-            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
-        }
-        let mut out = [[0; 4]; LANES];
-        for (lane, o) in out.iter_mut().enumerate() {
-            *o = [x[0][lane], x[1][lane], x[2][lane], x[3][lane]];
-        }
-        out
+        fill(self.key, start, out);
     }
 }
 
-#[inline]
-#[allow(clippy::needless_range_loop, reason = "a lane indexes several arrays at once, which vectorises")]
-fn round(x: &mut [[u32; LANES]; 4], key: [u32; 2]) {
-    for lane in 0..LANES {
-        let p0 = u64::from(MULTIPLIERS[0]) * u64::from(x[0][lane]);
-        let p1 = u64::from(MULTIPLIERS[1]) * u64::from(x[2][lane]);
-        x[0][lane] = (p1 >> 32) as u32 ^ x[1][lane] ^ key[0];
-        x[1][lane] = p1 as u32;
-        x[2][lane] = (p0 >> 32) as u32 ^ x[3][lane] ^ key[1];
-        x[3][lane] = p0 as u32;
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn fill(key: [u32; 2], start: u64, out: &mut [u32]) {
+    let mut counter = start / 4;
+    let mut skip = (start % 4) as usize;
+    let mut rest = out;
+    while !rest.is_empty() {
+        let mut words = [[0u32; LANES]; 4];
+        for lane in 0..LANES {
+            let counter = counter + lane as u64;
+            words[0][lane] = counter as u32;
+            words[1][lane] = (counter >> 32) as u32;
+        }
+        rounds(&mut words, key);
+        let mut numbers = [0; 4 * LANES];
+        for lane in 0..LANES {
+            for word in 0..4 {
+                numbers[4 * lane + word] = words[word][lane];
+            }
+        }
+        let count = rest.len().min(numbers.len() - skip);
+        let (part, tail) = rest.split_at_mut(count);
+        part.copy_from_slice(&numbers[skip..skip + count]);
+        rest = tail;
+        skip = 0;
+        counter += LANES as u64;
+    }
+}
+
+#[inline(always)]
+fn rounds(x: &mut [[u32; LANES]; 4], mut key: [u32; 2]) {
+    for _ in 0..ROUNDS {
+        for lane in 0..LANES {
+            let p0 = u64::from(MULTIPLIERS[0]) * u64::from(x[0][lane]);
+            let p1 = u64::from(MULTIPLIERS[1]) * u64::from(x[2][lane]);
+            x[0][lane] = (p1 >> 32) as u32 ^ x[1][lane] ^ key[0];
+            x[1][lane] = p1 as u32;
+            x[2][lane] = (p0 >> 32) as u32 ^ x[3][lane] ^ key[1];
+            x[3][lane] = p0 as u32;
+        }
+        key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
 }
 
@@ -96,11 +93,7 @@ mod tests {
     fn philox_known_answers() {
         let answer = |counter: [u32; 4], key: [u32; 2]| {
             let mut x = counter.map(|c| [c; LANES]);
-            let mut k = key;
-            for _ in 0..ROUNDS {
-                round(&mut x, k);
-                k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
-            }
+            rounds(&mut x, key);
             x.map(|word| word[0])
         };
         assert_eq!(answer([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);

@@ -8,6 +8,8 @@ pub mod conflict;
 pub mod mix;
 pub mod rank;
 pub mod reduce;
+pub mod softmax;
+pub mod spread;
 
 /// `x -= y`, element by element.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]

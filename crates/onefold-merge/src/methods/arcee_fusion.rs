@@ -6,6 +6,7 @@
 
 use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};
 use crate::MergeError;
+use crate::kernels::softmax::divergence;
 use crate::order::{self, Computed};
 use crate::scan::{Grain, Scan, View};
 
@@ -56,23 +57,11 @@ fn smallest(scan: &Scan, kernel: &FusionKernel) -> Result<f32, MergeError> {
 /// `KL(softmax(x) ‖ softmax(b))` of every row of a block, with mergekit's 1e-8 added to each probability.
 fn row_divergences(view: &View<'_>, width: usize) -> Vec<f32> {
     let [base, other] = view.vectors else { unreachable!("two operands, as declared") };
-    base.chunks(width).zip(other.chunks(width)).map(|(b, x)| divergence(x, b) as f32).collect()
-}
-
-fn divergence(x: &[f32], b: &[f32]) -> f64 {
-    let (x_max, b_max) = (max(x), max(b));
-    let total = |v: &[f32], max: f64| v.iter().map(|v| (f64::from(*v) - max).exp()).sum::<f64>();
-    let (x_sum, b_sum) = (total(x, x_max), total(b, b_max));
-    let term = |(x, b): (&f32, &f32)| {
-        let p = (f64::from(*x) - x_max).exp() / x_sum + 1e-8;
-        let q = (f64::from(*b) - b_max).exp() / b_sum + 1e-8;
-        p * (p / q).ln()
-    };
-    x.iter().zip(b).map(term).sum()
-}
-
-fn max(v: &[f32]) -> f64 {
-    f64::from(v.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+    let (mut p, mut q) = (Vec::new(), Vec::new());
+    base.chunks(width)
+        .zip(other.chunks(width))
+        .map(|(b, x)| divergence(x, b, 1e-8, &mut p, &mut q) as f32)
+        .collect()
 }
 
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 
 use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};
 use crate::MergeError;
+use crate::kernels::spread;
 use crate::params::{Default, Kind, Level, Param};
 use crate::scan::{Grain, Scan, View};
 
@@ -89,16 +90,9 @@ impl Rule for Ram {
 
 /// Per model: numbers of active elements that others share, and that none shares.
 fn overlap(view: &View<'_>, epsilon: f32) -> Vec<(u64, u64)> {
-    let mut counts = vec![(0, 0); view.vectors.len()];
-    for e in 0..view.len() {
-        let active = view.vectors.iter().filter(|v| v[e].abs() > epsilon).count();
-        for (count, v) in counts.iter_mut().zip(view.vectors) {
-            let here = v[e].abs() > epsilon;
-            count.0 += u64::from(here && active > 1);
-            count.1 += u64::from(here && active == 1);
-        }
-    }
-    counts
+    let mut counts = vec![0.0; view.len()];
+    view.vectors.iter().for_each(|v| spread::count_active(v, epsilon, &mut counts));
+    view.vectors.iter().map(|v| spread::shared_and_unique(v, epsilon, &counts)).collect()
 }
 
 #[derive(Debug)]
@@ -118,15 +112,9 @@ impl Kernel for RamKernel {
         }
         out.fill(0.0);
         for (vector, factor) in block.vectors.iter().zip(&self.unique) {
-            for (((o, x), count), boosted) in out.iter_mut().zip(vector).zip(a.iter_mut()).zip(b.iter_mut()) {
-                let active = x.abs() > self.epsilon;
-                *o += if active { *x } else { 0.0 };
-                *count += f32::from(u8::from(active));
-                *boosted = if active { factor * x } else { *boosted };
-            }
+            spread::count_active(vector, self.epsilon, a);
+            spread::add_active(vector, self.epsilon, *factor, out, b);
         }
-        for ((o, count), boosted) in out.iter_mut().zip(a.iter()).zip(b.iter()) {
-            *o = if *count == 1.0 { *boosted } else { *o / count.max(1.0) };
-        }
+        spread::settle(a, b, out);
     }
 }

@@ -10,8 +10,9 @@
 use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};
 use crate::MergeError;
 use crate::kernels::add;
-use crate::kernels::mix::elect;
+use crate::kernels::mix::{elect, keep_ranked};
 use crate::kernels::reduce::{dot, sum_in_order};
+use crate::kernels::spread;
 use crate::order::{self, Computed, Cut};
 use crate::params::{Default, Kind, Level, Param};
 use crate::scan::{Grain, Scan, View};
@@ -91,26 +92,24 @@ impl Sce {
 
 /// Population variance over the models, element by element.
 fn variance(view: &View<'_>, out: &mut [f32]) {
-    let share = 1.0 / view.vectors.len() as f32;
-    for (e, o) in out.iter_mut().enumerate() {
-        let mean = view.vectors.iter().map(|v| v[e]).sum::<f32>() * share;
-        *o = view.vectors.iter().map(|v| (v[e] - mean) * (v[e] - mean)).sum::<f32>() * share;
-    }
+    spread::variance(view.vectors, &mut Vec::new(), out);
 }
 
 /// Copies the task vectors to `scratch.rows`, zero where the variance is not among the largest.
 fn select(view: &View<'_>, cut: Option<Cut>, scratch: &mut Scratch) {
-    scratch.rows.clear();
-    scratch.rows.extend(view.vectors.iter().cloned());
+    let Scratch { rows, a, b, .. } = scratch;
+    rows.resize_with(view.vectors.len(), Vec::new);
+    for (row, vector) in rows.iter_mut().zip(view.vectors) {
+        row.clear();
+        row.extend_from_slice(vector);
+    }
     let Some(cut) = cut else { return };
-    scratch.a.resize(view.len(), 0.0);
-    variance(view, &mut scratch.a);
-    for row in &mut scratch.rows {
-        for (e, (x, v)) in row.iter_mut().zip(&scratch.a).enumerate() {
-            if !cut.keeps(*v, (view.start + e) as u64) {
-                *x = 0.0;
-            }
-        }
+    a.resize(view.len(), 0.0);
+    spread::variance(view.vectors, b, a);
+    b.resize(view.len(), 0.0);
+    keep_ranked(a, view.start as u64, cut, Cut::NOTHING, b);
+    for row in rows {
+        spread::keep_where(row, b);
     }
 }
 
