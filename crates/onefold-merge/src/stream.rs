@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::check::first_above;
 use crate::kernels::reduce::{gramian, packed_len};
-use crate::kernels::{add, conflict};
+use crate::kernels::{add_to_origin, conflict};
 use crate::methods::{Group, Kernel, ModelSurvey, Rule, Scratch};
 use crate::order::{self, Cut};
 use crate::scan::{Grain, Scan, with_buffers};
@@ -352,7 +352,7 @@ fn merge_span(
                 kernel.merge(&view, scratch, out);
                 partials.push(partial(&view, out));
                 if let Some(origin) = view.origin {
-                    add(out, origin);
+                    add_to_origin(out, origin);
                 }
                 let limit = convert::largest_finite(output.dtype);
                 if !scan.options.allow_non_finite
