@@ -60,7 +60,12 @@ pub trait Score: Fn(&View<'_>, &mut [f32]) + Sync {}
 impl<F: Fn(&View<'_>, &mut [f32]) + Sync> Score for F {}
 
 const BINS: usize = 1 << 16;
+/// Most blocks that one accumulator sees: some 2³¹ elements, so that a u32 can count those of one bin (a model's zeros).
+const MAX_RUN: usize = 1 << 17;
 const LOW_BITS: u32 = 15;
+/// Sequences up to this length are collected whole: clearing and adding the bins would take longer. Unit tests take both
+/// ways with short sequences.
+const SMALL: u64 = if cfg!(test) { 50 } else { 1 << 14 };
 /// Elements of one bin that are collected before giving up and counting instead (12 bytes each).
 const COLLECT: u64 = 1 << 20;
 
@@ -78,6 +83,10 @@ pub fn cuts(scans: &[&Scan], grain: Grain, score: &impl Score, keep: &[u64]) -> 
     };
     if keep.iter().all(|k| trivial(*k).is_some()) {
         return Ok(keep.iter().filter_map(|k| trivial(*k)).collect());
+    }
+    if total <= SMALL {
+        let mut all = members(scans, grain, score, None)?;
+        return Ok(keep.iter().map(|k| trivial(*k).unwrap_or_else(|| last_of(&mut all, *k))).collect());
     }
     let histogram = histogram(scans, grain, score)?;
     keep.iter().map(|k| trivial(*k).map_or_else(|| cut(scans, grain, score, &histogram, *k), Ok)).collect()
@@ -116,25 +125,29 @@ fn cut(
     }
     let wanted = keep - above;
     if histogram[bin] <= COLLECT {
-        let mut members = members(scans, grain, score, bin)?;
-        let order = |a: &(u32, u64), b: &(u32, u64)| b.0.cmp(&a.0).then(a.1.cmp(&b.1));
-        let (_, last, _) = members.select_nth_unstable_by(wanted as usize - 1, order);
-        return Ok(Cut { bits: last.0, ties_before: last.1 + 1 });
+        return Ok(last_of(&mut members(scans, grain, score, Some(bin))?, wanted));
     }
     cut_in_crowded_bin(scans, grain, score, bin, wanted)
 }
 
-/// Bits and positions of all scores of a bin.
+/// The cut below the `wanted` (at least 1) largest of these scores, given by bits and position.
+fn last_of(members: &mut [(u32, u64)], wanted: u64) -> Cut {
+    let order = |a: &(u32, u64), b: &(u32, u64)| b.0.cmp(&a.0).then(a.1.cmp(&b.1));
+    let (_, last, _) = members.select_nth_unstable_by(wanted as usize - 1, order);
+    Cut { bits: last.0, ties_before: last.1 + 1 }
+}
+
+/// Bits and positions of all scores of a bin, or of all bins.
 fn members(
     scans: &[&Scan],
     grain: Grain,
     score: &impl Score,
-    bin: usize,
+    bin: Option<usize>,
 ) -> Result<Vec<(u32, u64)>, MergeError> {
     let collect = |found: &mut Vec<(u32, u64)>, start: u64, values: &[f32]| {
         for (i, v) in values.iter().enumerate() {
             let bits = v.to_bits() & 0x7fff_ffff;
-            if (bits >> LOW_BITS) as usize == bin {
+            if bin.is_none_or(|bin| (bits >> LOW_BITS) as usize == bin) {
                 found.push((bits, start + i as u64));
             }
         }
@@ -226,7 +239,7 @@ fn visit<A: Send>(
         blocks.extend(scan.blocks(grain).into_iter().map(|block| (*scan, offset, block)));
         offset += scan.len() as u64;
     }
-    let run = blocks.len().div_ceil(2 * rayon::current_num_threads()).max(8);
+    let run = blocks.len().div_ceil(2 * rayon::current_num_threads()).clamp(8, MAX_RUN);
     let visit_run = |blocks: &[(&Scan, u64, std::ops::Range<usize>)]| -> Result<A, MergeError> {
         let mut accumulator = new();
         let mut values = Vec::new();
