@@ -258,9 +258,8 @@ const KINDS: [Kind2; 12] = [
 /// Experts with deltas τ and −τ, then zero; and the same without a base.
 fn opposite(input: &mut Input) {
     let base = input.base.clone().expect("given");
-    let delta = |sign: f32| -> Vec<f32> {
-        base.iter().map(|b| sign * (b * 4096.0).round() / 65536.0).collect()
-    };
+    let delta =
+        |sign: f32| -> Vec<f32> { base.iter().map(|b| sign * (b * 4096.0).round() / 65536.0).collect() };
     let sign = |i: usize| if i % 2 == 0 { 1.0 } else { -1.0 };
     input.base = Some(vec![0.0; base.len()]);
     for (i, expert) in input.experts.iter_mut().enumerate() {
@@ -345,7 +344,8 @@ fn extreme_parameters_stay_finite() {
         for param in method.params {
             let values = match param.kind {
                 Kind::Number { min, max, min_open } => {
-                    let mut values = vec![if min_open { min + 1e-12 } else { min }, max, 1e-12, 0.5, 1.0, -1.0, 1e30];
+                    let mut values =
+                        vec![if min_open { min + 1e-12 } else { min }, max, 1e-12, 0.5, 1.0, -1.0, 1e30];
                     values.retain(|v| param.kind.check(&number(*v)).is_ok());
                     values
                 }
@@ -356,7 +356,11 @@ fn extreme_parameters_stay_finite() {
                 for shape in [&[1][..], &[7], &[3, 5]] {
                     let mut job = variant.job(method, vec![Input::random(22, shape, k)]);
                     set(&mut job, param.name, &number(value));
-                    sound(&format!("{} {}={value} {shape:?}", variant.label, param.name), &job, f64::INFINITY);
+                    sound(
+                        &format!("{} {}={value} {shape:?}", variant.label, param.name),
+                        &job,
+                        f64::INFINITY,
+                    );
                 }
             }
         }
@@ -453,7 +457,9 @@ fn statistics_are_what_they_say() {
 /// Where a method is a linear combination, the reported coefficients are those of the result.
 #[test]
 fn coefficients_reproduce_the_result() {
-    for name in ["metagpt", "task_arithmetic", "linear", "slerp", "multislerp", "karcher", "model_stock", "nuslerp"] {
+    for name in
+        ["metagpt", "task_arithmetic", "linear", "slerp", "multislerp", "karcher", "model_stock", "nuslerp"]
+    {
         let method = onefold_merge::methods::find(name).expect("listed above");
         let k = expert_counts(method, &[2])[0];
         let variant = &variants(method)[0];
@@ -500,7 +506,8 @@ fn a_resumed_run_writes_the_same_bytes() {
             let finished: Vec<Option<String>> =
                 (0..4).map(|i| (pattern >> i & 1 == 1).then(|| whole.notes[i].clone())).collect();
             let again = plan();
-            let resumed = run(&again, &finished, Memory::resumed(&again, &finished, &whole)).expect("as before");
+            let resumed =
+                run(&again, &finished, Memory::resumed(&again, &finished, &whole)).expect("as before");
             assert!(resumed == whole, "{} {pattern:04b}", variant.label);
         }
     }

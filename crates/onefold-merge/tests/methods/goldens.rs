@@ -155,7 +155,8 @@ fn the_norm_of_a_low_rank_update() {
     let trace: f64 = (0..r * r).map(|e| s * s * aat(e / r, e % r) * btb(e % r, e / r)).sum();
     same("trace", &[trace], &[golden["norm2_trace"].as_f64().unwrap()], F64);
     let done = Job::new("metagpt", of_deltas(&[dense])).done();
-    let norm = done.statistics[0].as_ref().unwrap().gramian[onefold_merge::kernels::reduce::packed_index(3, 1, 1)];
+    let norm =
+        done.statistics[0].as_ref().unwrap().gramian[onefold_merge::kernels::reduce::packed_index(3, 1, 1)];
     same("dense", &[norm], &[golden["norm2_dense"].as_f64().unwrap()], F32);
 }
 
@@ -164,7 +165,11 @@ fn the_norm_of_a_low_rank_update() {
 /// The task vectors of `merge_ops.json`, trimmed by `ties` to a density.
 fn trims(deltas: &[Vec<f64>], density: f64) -> Vec<Vec<f32>> {
     let alone = |d: &Vec<f64>| {
-        merged(&Job::new("ties", of_deltas(std::slice::from_ref(d))).each("weight", &[1.0]).each("density", &[density]))
+        merged(
+            &Job::new("ties", of_deltas(std::slice::from_ref(d)))
+                .each("weight", &[1.0])
+                .each("density", &[density]),
+        )
     };
     deltas.iter().map(alone).collect()
 }
@@ -175,8 +180,14 @@ fn ties_keeps_exactly_k() {
     let deltas = rows(&golden["task_vectors"]);
     let mut cases = vec![(0.55, &golden["mergekit_ties"]["trimmed"])];
     // The reference code keeps one more than K·d asks for.
-    cases.extend([(0.2, &golden["ties"]["0.2"]["trim_exact_k"]), (0.3, &golden["ties"]["0.2"]["trim_reference_code"])]);
-    cases.extend([(0.5, &golden["ties"]["0.5"]["trim_exact_k"]), (0.6, &golden["ties"]["0.5"]["trim_reference_code"])]);
+    cases.extend([
+        (0.2, &golden["ties"]["0.2"]["trim_exact_k"]),
+        (0.3, &golden["ties"]["0.2"]["trim_reference_code"]),
+    ]);
+    cases.extend([
+        (0.5, &golden["ties"]["0.5"]["trim_exact_k"]),
+        (0.6, &golden["ties"]["0.5"]["trim_reference_code"]),
+    ]);
     for (density, expected) in cases {
         for (found, expected) in trims(&deltas, density).iter().zip(rows(expected)) {
             assert_eq!(found, &single(&expected), "density {density}");
@@ -289,7 +300,11 @@ fn dare_with_given_masks() {
     let parts = dare(&golden);
     let kept: Vec<Vec<f32>> = parts.iter().map(|p| p.0.clone()).collect();
     for (key, linear, factors) in [
-        ("dare_1_over_density", "metagpt_dare_linear_1_over_density", parts.iter().map(|p| p.1).collect::<Vec<_>>()),
+        (
+            "dare_1_over_density",
+            "metagpt_dare_linear_1_over_density",
+            parts.iter().map(|p| p.1).collect::<Vec<_>>(),
+        ),
         ("dare_l1_match", "metagpt_dare_linear_l1", parts.iter().map(|p| p.2).collect()),
     ] {
         for ((x, factor), expected) in kept.iter().zip(&factors).zip(rows(&case[key])) {

@@ -217,7 +217,11 @@ pub(crate) fn planned(input: &Input, dtype: Dtype, work: Work) -> Planned {
 }
 
 /// Runs a plan into memory, from a given state.
-pub(crate) fn run(plan: &[Planned], finished: &[Option<String>], sink: Memory) -> Result<Outcome, MergeError> {
+pub(crate) fn run(
+    plan: &[Planned],
+    finished: &[Option<String>],
+    sink: Memory,
+) -> Result<Outcome, MergeError> {
     let statistics = stream::run(plan, finished, &sink, &Silent)?;
     let tensors = sink.0.into_iter().map(|t| t.into_inner().expect("no panic")).collect::<Vec<_>>();
     for (tensor, planned) in tensors.iter().zip(plan) {
