@@ -317,7 +317,7 @@ mod tests {
 
         #[test]
         fn masks_agree_with_the_definition(values in prop::collection::vec(prop_oneof![Just(1.0f32), Just(-2.0), -3f32..3.0], 1..60), a in 0usize..60, b in 0usize..60) {
-            let scan = deltas(&[values.len()], &[values.clone()]);
+            let scan = deltas(&[values.len()], std::slice::from_ref(&values));
             let (few, many) = (a.min(b).min(values.len()) as u64, a.max(b).min(values.len()) as u64);
             let both = cuts(&[&scan], Grain::Element, &first, &[many, few]).unwrap();
             let mut out = vec![9.0; values.len()];

@@ -254,7 +254,7 @@ mod tests {
         let x: Vec<f32> = (0..rows * m)
             .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } * (1 + (i % m * 37) % m) as f32)
             .collect();
-        let scan = deltas(&[rows, m], &[x.clone()]);
+        let scan = deltas(&[rows, m], std::slice::from_ref(&x));
         let sparsifier = Sparsifier::della(0.5, 0.2, Stream::new(3, "m", "w")).unwrap();
         let out = masked(&sparsifier.mask(&scan, &[], false), &x);
         let share = |magnitude: f32| {

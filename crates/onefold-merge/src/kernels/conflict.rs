@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn zeros_take_no_side() {
-        let a = [vec![1.0, 0.0, -1.0, 2.0, 0.0], vec![vec![1.0, 5.0, 1.0, 0.0, -0.0]].concat()].to_vec();
+        let a = [vec![1.0, 0.0, -1.0, 2.0, 0.0], vec![1.0, 5.0, 1.0, 0.0, -0.0]];
         assert_eq!(count(&a), (2, 1));
         let long = [vec![1.0; 3000], vec![-1.0; 3000], vec![0.0; 3000]];
         assert_eq!(count(&long), (3000, 3000));

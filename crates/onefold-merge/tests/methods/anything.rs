@@ -127,7 +127,9 @@ proptest! {
     ) {
         let mut job = call.job();
         let (expert, n) = (at.index(call.k), job.inputs[0].experts[0].len());
-        prop_assume!(n > 0);
+        if n == 0 {
+            return Ok(());
+        }
         let element = at.index(n);
         job.inputs[0].experts[expert][element] = bad;
         match job.run() {

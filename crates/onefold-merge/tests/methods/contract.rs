@@ -179,7 +179,6 @@ fn the_order_of_experts_changes_only_rounding() {
         let scale = largest(input.base.as_ref().expect("given"));
         let mut job = variant.job(method, vec![input]);
         let before = job.done();
-        let first_rule = job.method.base != BaseRole::Operand;
         job.experts.rotate_left(1);
         job.inputs[0].experts.rotate_left(1);
         if k > 2 {
@@ -189,7 +188,7 @@ fn the_order_of_experts_changes_only_rounding() {
         let after = job.done();
         let values: Vec<f64> = before.values(0).iter().map(|v| f64::from(*v)).collect();
         close(&variant.label, &after.values(0), &values, scale, 1e-6);
-        if let (true, Some(a), Some(b)) = (first_rule, before.coefficients(0), after.coefficients(0)) {
+        if let (Some(a), Some(b)) = (before.coefficients(0), after.coefficients(0)) {
             let sorted = |mut c: Vec<f64>| {
                 c.sort_by(f64::total_cmp);
                 c
@@ -237,10 +236,10 @@ const SHAPES: [&[usize]; 12] =
     [&[], &[0], &[1], &[2], &[5], &[0, 4], &[4, 0], &[6, 1], &[1, 6], &[3, 4], &[2, 3, 4], &[2, 1, 3, 2]];
 
 /// What the experts may look like: given the element and the expert, the base and the expert.
-type Kind2 = (&'static str, fn(f32, f32, usize) -> (f32, f32));
+type Look = (&'static str, fn(f32, f32, usize) -> (f32, f32));
 
 /// `d` is the random delta of the expert, `b` the random base.
-const KINDS: [Kind2; 12] = [
+const KINDS: [Look; 12] = [
     ("zeros everywhere", |_, _, _| (0.0, 0.0)),
     ("experts equal to the base", |b, _, _| (b, b)),
     ("one expert equal to the base", |b, d, i| (b, if i == 0 { b } else { b + d })),
@@ -260,7 +259,7 @@ fn opposite(input: &mut Input) {
     let base = input.base.clone().expect("given");
     let delta =
         |sign: f32| -> Vec<f32> { base.iter().map(|b| sign * (b * 4096.0).round() / 65536.0).collect() };
-    let sign = |i: usize| if i % 2 == 0 { 1.0 } else { -1.0 };
+    let sign = |i: usize| if i.is_multiple_of(2) { 1.0 } else { -1.0 };
     input.base = Some(vec![0.0; base.len()]);
     for (i, expert) in input.experts.iter_mut().enumerate() {
         *expert = delta(sign(i));

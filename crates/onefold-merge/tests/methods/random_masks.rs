@@ -107,7 +107,7 @@ fn masks_follow_the_label() {
 /// Rows of 1 … 101 in a scrambled order and with alternating signs.
 fn ladder(rows: usize) -> Vec<f32> {
     let element = |i: usize| {
-        let sign = if (i / 101 + i) % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = if (i / 101 + i).is_multiple_of(2) { 1.0 } else { -1.0 };
         sign * (1 + (i % 101 * 37) % 101) as f32
     };
     (0..rows * 101).map(element).collect()

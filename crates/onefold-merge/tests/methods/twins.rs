@@ -5,11 +5,12 @@
 //! order 1, so most agree to 5e-7. The task vectors that are ranked and signed are those of f32, as specified, so that no
 //! twin can differ in what it selects but where a test says so.
 
+use onefold_merge::MergeError;
 use onefold_merge::scan::BLOCK;
 use onefold_runtime::Stream;
 use onefold_runtime::random::threshold;
 
-use crate::harness::{Input, Job, close, largest};
+use crate::harness::{Failure, Input, Job, close, largest, normal};
 
 const TOLERANCE: f64 = 1e-5;
 const SHAPES: [&[usize]; 6] = [&[1], &[7], &[9, 31], &[130, 150], &[2, 3, 5, 7], &[3, BLOCK + 77]];
@@ -262,6 +263,57 @@ fn karcher() {
             let job = Job::new("karcher", vec![input]).with("max_iter", f64::from(steps)).with("tol", tol);
             let twin = karcher_of(&all, steps as usize, tol);
             close(&format!("karcher {shape:?} {steps} {tol}"), &job.values(), &twin, 1.0, TOLERANCE);
+        }
+    }
+}
+
+/// Two opposite vectors span no plane: the result is on the line between them, not the rounding of huge coefficients.
+#[test]
+fn opposite_directions_do_not_explode() {
+    for seed in 0..60 {
+        let x = normal(seed, "x", 50);
+        // Exactly opposite; and off by little more than f32 can tell, of another length.
+        let exact: Vec<f32> = x.iter().map(|v| -v).collect();
+        let nearly: Vec<f32> =
+            x.iter().zip(normal(seed, "noise", 50)).map(|(v, d)| -1.5 * v + 1e-6 * d).collect();
+        for (what, y) in [("exactly", exact), ("nearly", nearly)] {
+            let input = Input::new("w", &[50], None, vec![x.clone(), y.clone()]);
+            let line = sum(&[0.7, 0.3], &[wide(&x), wide(&y)]);
+            let job = Job::new("nuslerp", vec![input.clone()]).each("weight", &[0.7, 0.3]);
+            close(&format!("nuslerp {what} {seed}"), &job.values(), &line, 1.0, TOLERANCE);
+            let mut based = input.clone();
+            based.base = based.experts.drain(..1).next();
+            let job = Job::new("slerp", vec![based]).with("t", 0.3);
+            close(&format!("slerp {what} {seed}"), &job.values(), &line, 1.0, TOLERANCE);
+            if what == "exactly" {
+                let job = Job::new("multislerp", vec![input.clone()]).each("weight", &[0.5; 2]);
+                close(&format!("multislerp {seed}"), &job.values(), &[0.0; 50], 1.0, TOLERANCE);
+                // The convention where the mean vanishes: the first direction.
+                let job = Job::new("karcher", vec![input]);
+                close(&format!("karcher {seed}"), &job.values(), &wide(&x), 1.0, TOLERANCE);
+            }
+        }
+    }
+}
+
+/// Three directions that cancel have no spherical mean, however rounding falls.
+#[test]
+fn directions_that_cancel_are_refused() {
+    for seed in 0..60 {
+        let (x, y) = (normal(seed, "x", 40), normal(seed, "y", 40));
+        // At 120° to each other, of length 1, in a random plane: rounded to f32, their sum is some 1e-8.
+        let (x, y) = (wide(&x), wide(&y));
+        let u = scaled(&x, 1.0 / norm(&x));
+        let v = plus(&y, &scaled(&u, -dot(&u, &y)));
+        let v = scaled(&v, 1.0 / norm(&v));
+        let at = |angle: f64| -> Vec<f32> {
+            plus(&scaled(&u, angle.cos()), &scaled(&v, angle.sin())).iter().map(|v| *v as f32).collect()
+        };
+        let third = std::f64::consts::TAU / 3.0;
+        let input = Input::new("w", &[40], None, vec![at(0.0), at(third), at(2.0 * third)]);
+        match Job::new("multislerp", vec![input]).each("weight", &[1.0; 3]).run() {
+            Err(Failure::Run(MergeError::Undefined { message, .. })) => assert!(message.contains("cancel")),
+            other => panic!("{seed}: {other:?}"),
         }
     }
 }
