@@ -92,6 +92,8 @@ const SAMPLE: u64 = 1 << 16;
 const PIECE: usize = 256;
 /// Counters of a pass for one rank.
 const BINS: u32 = 1 << 15;
+/// Most blocks that one accumulator sees: some 2³¹ elements, so that a u32 can count those of one bin (a model's zeros).
+const MAX_RUN: usize = 1 << 17;
 
 /// One wanted rank, and what is known of it. The magnitude at the rank lies in `low..=high`.
 #[derive(Debug, Clone)]
@@ -174,7 +176,7 @@ impl<'s> Blocks<'s> {
         new: impl Fn() -> A + Sync,
         each: impl Fn(&mut A, u64, &View<'_>, &mut Vec<f32>) + Sync,
     ) -> Result<Vec<A>, MergeError> {
-        let run = self.list.len().div_ceil(2 * rayon::current_num_threads()).max(8);
+        let run = self.list.len().div_ceil(2 * rayon::current_num_threads()).clamp(8, MAX_RUN);
         let visit_run = |blocks: &[(&Scan, u64, Range<usize>)]| -> Result<A, MergeError> {
             let (mut accumulator, mut buffer) = (new(), Vec::new());
             for (scan, position, block) in blocks {

@@ -92,10 +92,10 @@ impl Sparsifier {
                 stream: *stream,
                 density: *density,
                 epsilon: *epsilon,
-                row: if scan.shape.len() > 1 {
-                    (scan.len() / scan.shape[0]).max(1)
-                } else {
-                    scan.len().max(1)
+                row: match scan.shape[..] {
+                    // A tensor without rows has nothing to rank.
+                    [rows, _, ..] if rows > 0 => (scan.len() / rows).max(1),
+                    _ => scan.len().max(1),
                 },
                 divide: divide_by_probability,
             },

@@ -4,7 +4,7 @@
 //! blocks in memory, whatever the model's size. While a block is in the cache the statistics of the health report are
 //! taken from it, so that the report costs no further pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use onefold_checkpoint::output::{Output, OutputTensor};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::check::first_above;
 use crate::kernels::reduce::{packed_len, rough_gramian};
-use crate::kernels::{add, conflict};
+use crate::kernels::{add_to_origin, conflict};
 use crate::methods::{Group, Kernel, ModelSurvey, Rule, Scratch};
 use crate::order::{self, Cut, Vectors};
 use crate::scan::{Grain, Scan, with_buffers};
@@ -204,9 +204,12 @@ fn survey_norms(
         Some(Group::Layer) => plan[*i].layer.as_str(),
         _ => "",
     };
+    // A repeated tensor counts where it is all there is: alone in its layer, it must become what it repeats.
+    let counted: BTreeSet<&str> = merges.iter().filter(|e| !plan[e.0].repeats).map(group).collect();
+    let counts = |entry: &(usize, &Merge)| !plan[entry.0].repeats || !counted.contains(group(entry));
     // By group and model: a tensor may lack a model.
     let mut sums: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-    for (entry, norms) in merges.iter().zip(&norms).filter(|(entry, _)| !plan[entry.0].repeats) {
+    for (entry, norms) in merges.iter().zip(&norms).filter(|(entry, _)| counts(entry)) {
         for (operand, norm) in entry.1.scan.operands.iter().zip(norms) {
             *sums.entry((group(entry), &operand.model)).or_default() += norm;
         }
@@ -218,7 +221,7 @@ fn survey_norms(
     Ok(())
 }
 
-/// Ranks the magnitudes of each model's task vector over all tensors, in the plan's order.
+/// Ranks the magnitudes of each model's task vector over all tensors of which a part is kept, in the plan's order.
 fn survey_cuts(merges: &[(usize, &Merge)], surveys: &mut [ModelSurvey]) -> Result<(), MergeError> {
     let mut models: Vec<&str> = Vec::new();
     for operand in merges.iter().flat_map(|(_, m)| &m.scan.operands) {
@@ -230,9 +233,8 @@ fn survey_cuts(merges: &[(usize, &Merge)], surveys: &mut [ModelSurvey]) -> Resul
         surveys[*i].cuts = Some(vec![Vec::new(); merge.scan.k()]);
     }
     for model in models {
-        let position = |merge: &Merge| merge.scan.operands.iter().position(|o| o.model == model);
         let parts: Vec<(usize, usize, Scan)> =
-            merges.iter().filter_map(|(i, m)| position(m).map(|k| (*i, k, m.scan.only(k)))).collect();
+            merges.iter().filter_map(|(i, m)| ranked(m, model).map(|k| (*i, k, m.scan.only(k)))).collect();
         let scans: Vec<&Scan> = parts.iter().map(|(_, _, scan)| scan).collect();
         let n = scans.iter().map(|s| s.len() as u64).sum();
         let keep = ranks_of(merges, model, n)?;
@@ -249,10 +251,16 @@ fn survey_cuts(merges: &[(usize, &Merge)], surveys: &mut [ModelSurvey]) -> Resul
     Ok(())
 }
 
-/// How many elements of a model's task vector are kept: the same density must hold for all its tensors.
+/// Position of a model among the operands of a tensor, if its task vector is ranked there: not at density 1.
+fn ranked(merge: &Merge, model: &str) -> Option<usize> {
+    let k = merge.scan.operands.iter().position(|o| o.model == model)?;
+    merge.rule.ranks(1).get(k).is_some_and(|keep| !keep.is_empty()).then_some(k)
+}
+
+/// How many elements of a model's task vector are kept: the same density must hold for all tensors that are ranked.
 fn ranks_of(merges: &[(usize, &Merge)], model: &str, n: u64) -> Result<Vec<u64>, MergeError> {
     let mut ranks = merges.iter().filter_map(|(_, m)| {
-        let k = m.scan.operands.iter().position(|o| o.model == model)?;
+        let k = ranked(m, model)?;
         Some((m, m.rule.ranks(n)[k].clone()))
     });
     let Some((_, first)) = ranks.next() else { return Ok(Vec::new()) };
@@ -352,7 +360,7 @@ fn merge_span(
                 kernel.merge(&view, scratch, out);
                 partials.push(partial(&view, out));
                 if let Some(origin) = view.origin {
-                    add(out, origin);
+                    add_to_origin(out, origin);
                 }
                 let limit = convert::largest_finite(output.dtype);
                 if !scan.options.allow_non_finite

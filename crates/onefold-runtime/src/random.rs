@@ -4,6 +4,8 @@
 //! keyed by (seed, task, tensor name); its i-th number is a pure function of key and i. Hence random masks are the
 //! same whatever the chunking, the threads or the ranks, and need no storage.
 
+#![allow(clippy::needless_range_loop, reason = "loops over lanes by number are what vectorises")]
+
 use multiversion::multiversion;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

@@ -27,6 +27,14 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
+/// `x += origin`, element by element; where `x` is zero the origin stays as it is, with the sign of its zeros.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+pub fn add_to_origin(x: &mut [f32], origin: &[f32]) {
+    for (x, origin) in x.iter_mut().zip(origin) {
+        *x = if *x == 0.0 { *origin } else { *x + *origin };
+    }
+}
+
 /// `out += c · x`, element by element.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
 pub fn add_scaled(out: &mut [f32], c: f32, x: &[f32]) {

@@ -55,12 +55,13 @@ fn smallest(scan: &Scan, kernel: &FusionKernel) -> Result<f32, MergeError> {
 }
 
 /// `KL(softmax(x) ‖ softmax(b))` of every row of a block, with mergekit's 1e-8 added to each probability.
+/// Rounding must not make it negative: importances are ranked by magnitude.
 fn row_divergences(view: &View<'_>, width: usize) -> Vec<f32> {
     let [base, other] = view.vectors else { unreachable!("two operands, as declared") };
     let (mut p, mut q) = (Vec::new(), Vec::new());
     base.chunks(width)
         .zip(other.chunks(width))
-        .map(|(b, x)| divergence(x, b, 1e-8, &mut p, &mut q) as f32)
+        .map(|(b, x)| divergence(x, b, 1e-8, &mut p, &mut q).max(0.0) as f32)
         .collect()
 }
 

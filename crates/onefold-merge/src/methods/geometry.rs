@@ -89,8 +89,8 @@ impl Rule for Geometric {
                 let gramian = tensor_gramian(scan)?;
                 Ok(Combination::kernel(self.geometry.coefficients(&gramian).map_err(undefined)?))
             }
-            // A vector has one row: itself; so has the tensor of one dimension along its first.
-            Scope::Columns if scan.shape.len() > 1 => {
+            // A vector has one row: itself; so has the tensor of one dimension along its first. An empty one has none.
+            Scope::Columns if scan.shape.len() > 1 && !scan.is_empty() => {
                 let coefficients =
                     column_coefficients(scan, &*self.geometry).map_err(|e| e.unwrap_or_else(undefined))?;
                 Ok(Box::new(PerColumn { coefficients, columns: scan.len() / scan.shape[0] }))
@@ -207,11 +207,21 @@ fn add_column_products(view: &View<'_>, k: usize, columns: usize, sums: &mut [f6
     }
 }
 
+/// Sums of unit vectors shorter than this (of the sum of their weights) cancel as far as inner products can tell: a
+/// length taken from them is known to about 1e-8.
+pub const CANCELS: f64 = 1e-7;
+
+/// Whether two directions are opposite. They then span no plane: coefficients grow like 1/sin θ, and their rounding to
+/// f32 would be all that is left of the result.
+pub fn opposite(cosine: f64, sine: f64) -> bool {
+    cosine < 0.0 && sine < 1e-4
+}
+
 /// `sin((1−t)θ)/sin θ` and `sin(tθ)/sin θ`, or the straight line where that is undefined.
 pub fn slerp_weights(cosine: f64, t: f64) -> (f64, f64) {
     let angle = cosine.clamp(-1.0, 1.0).acos();
     let sine = angle.sin();
-    if sine.abs() < 1e-8 {
+    if sine.abs() < 1e-8 || opposite(cosine, sine) {
         return (1.0 - t, t);
     }
     (((1.0 - t) * angle).sin() / sine, (t * angle).sin() / sine)

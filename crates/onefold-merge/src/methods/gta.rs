@@ -9,7 +9,8 @@
 //! rescaling that restores the L1 norm of each tensor, cut-offs per tensor. The papers' forms are keys away:
 //! `rescale: inverse_density`, `scope: model`, `election: paper`. Deviations: a density that keeps no element keeps
 //! none (mergekit fails); `gamma` that drops no element drops none (mergekit then drops all); DELLA's ranks in tensors
-//! of more than two dimensions run over whole filters (all but the first dimension).
+//! of more than two dimensions run over whole filters (all but the first dimension). With `scope: model` a tensor whose
+//! density is 1 keeps everything and takes no part in the ranking of the others.
 
 use super::metagpt::Weighting;
 use super::{BaseRole, Combination, Kernel, Method, ModelSurvey, Needs, Rule, Scratch, WEIGHT};

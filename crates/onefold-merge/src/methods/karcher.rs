@@ -3,11 +3,12 @@
 //!
 //! The whole iteration runs on the Gramian. Behaves as mergekit's `karcher`: a given base model is one more model;
 //! vectors of norm up to `tol` do not vote; the result has the mean norm of *all* models. Since `‖T‖²` comes from inner
-//! products it is known to about 1e-16, so a `tol` below 1e-7 cannot be told from 1e-7.
+//! products it is known to about 1e-16, so a `tol` below 1e-7 cannot be told from 1e-7. A model opposite to the mean
+//! (to 1e-4) does not pull: the direction in which it would is rounding noise.
 
 use std::sync::Arc;
 
-use super::geometry::{Geometric, Geometry, Gramian, Scope};
+use super::geometry::{CANCELS, Geometric, Geometry, Gramian, Scope, opposite};
 use super::{BaseRole, Method, Rule};
 use crate::params::{Default, Kind, Level, Param};
 use crate::task::Task;
@@ -66,7 +67,7 @@ impl Geometry for Karcher {
         // The running mean u as coefficients of the models.
         let mut u = vec![0.0; k];
         valid.iter().for_each(|i| u[*i] = share / g.norm(*i));
-        if length(g, &u) < self.tol {
+        if length(g, &u) < self.tol.max(CANCELS) {
             u.fill(0.0);
             u[valid[0]] = 1.0 / g.norm(valid[0]);
         }
@@ -94,7 +95,8 @@ impl Karcher {
             let cosine =
                 ((0..u.len()).map(|j| g.dot(*i, j) * u[j]).sum::<f64>() / g.norm(*i)).clamp(-1.0, 1.0);
             let angle = cosine.acos();
-            if angle < self.tol {
+            // What is opposite to the mean pulls in no direction rather than another.
+            if angle < self.tol || opposite(cosine, angle.sin()) {
                 continue;
             }
             let pull = share * angle / angle.sin().max(f64::MIN_POSITIVE);

@@ -2,11 +2,11 @@
 //!
 //! `uᵢ = xᵢ/(‖xᵢ‖+ε)`, `m = Σwᵢuᵢ` normalised, `T = Σwᵢ(uᵢ − ⟨uᵢ,m⟩m)`, `r = (m cos‖T‖ + T sin‖T‖/‖T‖) · Σwᵢ‖xᵢ‖`. Behaves as
 //! mergekit's `multislerp`. Two vectors that cancel are combined linearly; more than two are an error; if all vectors
-//! are zero the result is zero.
+//! or all weights are zero the result is zero.
 
 use std::sync::Arc;
 
-use super::geometry::{Geometric, Geometry, Gramian, Scope};
+use super::geometry::{CANCELS, Geometric, Geometry, Gramian, Scope};
 use super::{BaseRole, Method, Rule, WEIGHT};
 use crate::params::{Default, Kind, Level, Param};
 use crate::task::Task;
@@ -69,8 +69,9 @@ impl Geometry for MultiSlerp {
         let inverse: Vec<f64> = (0..k).map(|i| 1.0 / (g.norm(i) + self.eps)).collect();
         let mut mean: Vec<f64> = (0..k).map(|i| self.weights[i] * inverse[i]).collect();
         let length = g.product(&mean, &mean).max(0.0).sqrt();
-        if length < self.eps {
-            let all_zero = (0..k).all(|i| g.norm(i) < self.eps);
+        let weight: f64 = self.weights.iter().map(|w| w.abs()).sum();
+        if length < self.eps.max(CANCELS * weight) {
+            let all_zero = weight == 0.0 || (0..k).all(|i| g.norm(i) < self.eps);
             return match k {
                 _ if all_zero => Ok(vec![0.0; k]),
                 2 => Ok(self.weights.clone()),

@@ -1,7 +1,7 @@
 //! NuSlerp: slerp with a weight per model, over whole tensors, rows or columns, optionally of task vectors.
 //!
 //! `t = w₂/(w₁+w₂)`, or ½ where the weights cancel. Behaves as mergekit's `nuslerp`, whose `nuslerp_row_wise: true` takes
-//! vectors along dimension 0.
+//! vectors along dimension 0. Vectors in opposite directions (to 1e-4) are interpolated on a straight line.
 
 use std::sync::Arc;
 

@@ -5,6 +5,9 @@
 //!    1e-6 (mergekit's guard, which small fine-tunes meet often: the tensor then is a uniform sign consensus). 3. Elements
 //!    against the elected sign of the unweighted sum are erased; the rest is averaged with the weights.
 //!
+//! Deviation: mergekit keeps the divisor of that mean at 1e-6 or more, which shrinks the changes of a model with a very
+//! small share of the energy where it stands alone; here it is a mean there, too.
+//!
 //! mergekit's early exits (nothing to select) give a tensor of the wrong shape; here nothing selected means the base.
 
 use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};

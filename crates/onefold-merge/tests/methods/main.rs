@@ -8,6 +8,11 @@
 //! * `ranks`: ties of magnitudes at cuts, across blocks and tensors;
 //! * `anything`: random shapes, numbers and parameters end in a finite result or a clear error.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the lint's exception for tests does not reach their helper functions"
+)]
+
 mod anything;
 mod contract;
 mod goldens;

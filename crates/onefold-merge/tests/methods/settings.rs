@@ -79,7 +79,7 @@ fn plain(method: &Method) -> Values {
 }
 
 /// The plain variant, then one for each `(parameter, value)` in `sets`.
-fn variants_of(method: &Method, sets: Vec<Vec<(&'static str, Value)>>) -> Vec<Variant> {
+fn variants_of(method: &Method, sets: &[Vec<(&'static str, Value)>]) -> Vec<Variant> {
     let bases = if base_is_optional(method) { vec![true, false] } else { vec![true] };
     let mut variants = Vec::new();
     for base in bases {
@@ -100,7 +100,8 @@ fn choices(method: &Method) -> Vec<(&'static str, Value)> {
 
 /// The plain call of a method and all that differ in one choice.
 pub(crate) fn variants(method: &Method) -> Vec<Variant> {
-    variants_of(method, choices(method).into_iter().map(|c| vec![c]).collect())
+    let singles: Vec<_> = choices(method).into_iter().map(|c| vec![c]).collect();
+    variants_of(method, &singles)
 }
 
 /// All calls that differ in up to two choices.
@@ -111,7 +112,7 @@ pub(crate) fn pairs(method: &Method) -> Vec<Variant> {
         let others = singles[i + 1..].iter().filter(|b| b.0 != a.0);
         sets.extend(others.map(|b| vec![a.clone(), b.clone()]));
     }
-    variants_of(method, sets)
+    variants_of(method, &sets)
 }
 
 impl Variant {
