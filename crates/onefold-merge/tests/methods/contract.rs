@@ -422,9 +422,9 @@ fn statistics_are_what_they_say() {
             for j in i..n {
                 let pairs = || vectors[i].iter().zip(&vectors[j]).map(|(a, b)| f64::from(*a) * f64::from(*b));
                 let scale: f64 = pairs().map(f64::abs).sum();
-                // Inputs are exact but for the order of additions; the result was taken before it was added to the base
-                // and rounded, an error of 6e-8 of the base's size against deltas of a tenth of it.
-                let tolerance = if j == n - 1 { 3e-6 } else { 1e-12 };
+                // The report's sums take products and 16 additions in f32. The result was taken before it was added to
+                // the base and rounded, an error of 6e-8 of the base's size against deltas of a tenth of it.
+                let tolerance = if j == n - 1 { 3e-6 } else { 1e-6 };
                 let entry = found.gramian[packed_index(n, i, j)];
                 assert!(
                     (entry - pairs().sum::<f64>()).abs() <= tolerance * scale,
