@@ -192,101 +192,58 @@ fn della_row(
     order: &mut Vec<u64>,
     out: &mut [f32],
 ) {
-    let probability = |rank: usize| match x.len() {
-        // A row of one element has no rank: it gets the mean probability.
-        1 => density,
-        m => density - epsilon + rank as f64 * (2.0 * epsilon / (m - 1) as f64),
-    };
-    if !divide && keep_by_bucket(x, random, probability, out) {
-        return;
-    }
     rank_row(x, order);
+    let step = 2.0 * epsilon / (x.len().max(2) - 1) as f64;
     for (rank, key) in order[..x.len()].iter().enumerate() {
         let i = (key & 0xffff_ffff) as usize;
-        let p = probability(rank);
-        let value = if divide { (f64::from(x[i]) / p) as f32 } else { x[i] };
-        out[i] = if f64::from(random[i]) < p * UNIT { value } else { 0.0 };
-    }
-}
-
-/// Random numbers lie below this.
-const UNIT: f64 = 4_294_967_296.0;
-
-/// DELLA without sorting: an element's bucket bounds its rank, and nearly always its random number lies below the
-/// probability of the lowest or above that of the highest rank in the bucket. Only between the two is the rank counted.
-/// `false` if the row does not suit buckets.
-fn keep_by_bucket(x: &[f32], random: &[u32], probability: impl Fn(usize) -> f64, out: &mut [f32]) -> bool {
-    let Some(buckets) = Buckets::of(x) else { return false };
-    for (i, (v, r)) in x.iter().zip(random).enumerate() {
-        let (first, end) = buckets.ranks(*v);
-        let r = f64::from(*r);
-        let kept = if r < probability(first) * UNIT {
-            true
-        } else if *v == 0.0 || r >= probability(end - 1) * UNIT {
-            // Zeros, often many, are zeros whether kept or not.
-            false
-        } else {
-            r < probability(first + buckets.smaller_in_bucket(x, i)) * UNIT
-        };
-        out[i] = if kept { *v } else { 0.0 };
-    }
-    true
-}
-
-/// The elements of a row thrown into buckets of equal width by magnitude.
-struct Buckets {
-    scale: f32,
-    /// Where each bucket starts in the order of magnitudes.
-    starts: [u32; BUCKETS + 1],
-}
-
-impl Buckets {
-    /// `None` for short rows and for magnitudes that no scale brings into the range of the buckets.
-    fn of(x: &[f32]) -> Option<Self> {
-        let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let scale = (BUCKETS - 1) as f32 / largest;
-        if x.len() < 64 || !scale.is_finite() {
-            return None;
-        }
-        let mut buckets = Self { scale, starts: [0; BUCKETS + 1] };
-        for v in x {
-            buckets.starts[buckets.number(*v) + 1] += 1;
-        }
-        for b in 0..BUCKETS {
-            buckets.starts[b + 1] += buckets.starts[b];
-        }
-        Some(buckets)
-    }
-
-    #[inline]
-    fn number(&self, v: f32) -> usize {
-        ((v.abs() * self.scale) as usize).min(BUCKETS - 1)
-    }
-
-    /// The ranks that the elements of the bucket of `v` have: first and one behind the last.
-    #[inline]
-    fn ranks(&self, v: f32) -> (usize, usize) {
-        let b = self.number(v);
-        (self.starts[b] as usize, self.starts[b + 1] as usize)
-    }
-
-    /// How many elements of the bucket of element `i` rank below it.
-    fn smaller_in_bucket(&self, x: &[f32], i: usize) -> usize {
-        let (own, b) = (x[i].abs(), self.number(x[i]));
-        let smaller =
-            |(j, v): &(usize, &f32)| self.number(**v) == b && (v.abs() < own || (v.abs() == own && *j < i));
-        x.iter().enumerate().filter(smaller).count()
+        // A row of one element has no rank: it gets the mean probability.
+        let r = if x.len() == 1 { epsilon } else { rank as f64 * step };
+        let probability = density - epsilon + r;
+        let kept = f64::from(random[i]) < probability * 4_294_967_296.0;
+        let value = if divide { (f64::from(x[i]) / probability) as f32 } else { x[i] };
+        out[i] = if kept { value } else { 0.0 };
     }
 }
 
 /// Buckets of a row: about one element each.
 const BUCKETS: usize = 1024;
 
-/// Sorts a row by magnitude, equal ones by index: `order[r]` is `bits << 32 | index` of the element of rank r.
+/// Sorts a row by magnitude, equal ones by index: `order[r]` is `bits << 32 | index` of the element of rank r. Elements are
+/// first thrown into buckets of equal width, which leaves little to sort in each.
 fn rank_row(x: &[f32], order: &mut Vec<u64>) {
+    let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let key = |i: usize, v: f32| u64::from(v.to_bits() & 0x7fff_ffff) << 32 | i as u64;
+    let scale = (BUCKETS - 1) as f32 / largest;
     order.clear();
-    order.extend(x.iter().enumerate().map(|(i, v)| u64::from(v.to_bits() & 0x7fff_ffff) << 32 | i as u64));
-    order.sort_unstable();
+    if x.len() < 64 || !scale.is_finite() {
+        order.extend(x.iter().enumerate().map(|(i, v)| key(i, *v)));
+        order.sort_unstable();
+        return;
+    }
+    let bucket = |v: f32| ((v.abs() * scale) as usize).min(BUCKETS - 1);
+    let mut ends = [0u32; BUCKETS + 1];
+    for v in x {
+        ends[bucket(*v) + 1] += 1;
+    }
+    for b in 0..BUCKETS {
+        ends[b + 1] += ends[b];
+    }
+    order.resize(x.len(), 0);
+    // `ends[b]` walks from the start of bucket b to its end.
+    for (i, v) in x.iter().enumerate() {
+        let place = &mut ends[bucket(*v)];
+        order[*place as usize] = key(i, *v);
+        *place += 1;
+    }
+    let mut start = 0;
+    for end in &ends[..BUCKETS] {
+        let part = &mut order[start..*end as usize];
+        start = *end as usize;
+        // Zeros, often many, stand in the order of their indices already.
+        if part.len() > 1 && part.iter().any(|key| key >> 32 != 0) {
+            part.sort_unstable();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -318,28 +275,22 @@ mod tests {
     }
 
     #[test]
-    fn buckets_decide_as_ranks_do() {
+    fn rows_are_ranked_by_magnitude_then_index() {
         let wave = |i: u32| f32::sin(i as f32 * 1.7) * if i.is_multiple_of(7) { 0.0 } else { 1.0 };
         let rows = [
             (0..1000).map(wave).collect::<Vec<f32>>(),
             (0..500).map(|i| if i == 3 { 1e30 } else { wave(i) }).collect(),
-            (0..900).map(|i| (i % 5) as f32 - 2.0).collect(),
             vec![-2.0; 300],
+            vec![0.0; 100],
             vec![1e-45; 70],
             vec![3.0, -1.0, 2.0],
         ];
-        for (number, row) in rows.iter().enumerate() {
-            let mut random = vec![0; row.len()];
-            Stream::new(number as u64, "m", "w").fill(0, &mut random);
-            let (mut fast, mut order) = (vec![9.0; row.len()], Vec::new());
-            della_row(row, &random, 0.5, 0.3, false, &mut order, &mut fast);
-            rank_row(row, &mut order);
-            for (rank, key) in order.iter().enumerate() {
-                let i = (key & 0xffff_ffff) as usize;
-                let p = 0.2 + 0.6 * rank as f64 / (row.len() - 1) as f64;
-                let expected = if f64::from(random[i]) < p * UNIT { row[i] } else { 0.0 };
-                assert_eq!(fast[i], expected, "row {number}, element {i}");
-            }
+        for row in rows {
+            let mut order = Vec::new();
+            rank_row(&row, &mut order);
+            let mut expected: Vec<usize> = (0..row.len()).collect();
+            expected.sort_by(|a, b| row[*a].abs().total_cmp(&row[*b].abs()).then(a.cmp(b)));
+            assert_eq!(order.iter().map(|k| (k & 0xffff_ffff) as usize).collect::<Vec<_>>(), expected);
         }
     }
 
