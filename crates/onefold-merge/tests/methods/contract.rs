@@ -324,7 +324,7 @@ fn ordinary_degenerate_inputs_have_a_result() {
         // Documented: three directions that cancel have no spherical mean.
         method.name == "multislerp" && kind.starts_with("opposite")
     };
-    for (method, k, variant) in calls(&[1, 2, 3], variants) {
+    for (method, k, variant) in calls(&[1, 2, 3], variants).chain(calls(&[2], pairs)) {
         for shape in SHAPES {
             for kind in [0, 1, 2, 3, 4, 6, 7, 9, 10, KINDS.len()] {
                 let (what, input) = degenerate(kind, 21, shape, k);

@@ -7,7 +7,7 @@ use onefold_merge::stream::Planned;
 use onefold_runtime::Stream;
 use rayon::ThreadPoolBuilder;
 
-use crate::harness::{Failure, Input, Job, Memory, run};
+use crate::harness::{Failure, Input, Job, Memory, close, run};
 
 /// Tensors of deltas on a base of zeros, one expert.
 fn inputs(tensors: &[Vec<f32>]) -> Vec<Input> {
@@ -166,15 +166,29 @@ fn a_tensor_of_density_one_is_kept_and_not_ranked() {
     assert_eq!(done.values(0), kept[0]);
     assert_eq!(done.values(1), tensors[1]);
     assert_eq!(done.values(2), kept[1]);
-    // The same where another expert is ranked in that tensor.
-    let inputs = inputs(&tensors[..1]);
-    let mut input = inputs[0].clone();
-    input.experts.push(vec![0.5; 50]);
-    let job = Job::new("ties", vec![input.clone()]).each("weight", &[1.0; 2]).with("scope", "model");
-    let mixed = job.clone().each("density", &[0.5, 1.0]).with("normalize", false).done().values(0);
-    let local =
-        job.each("density", &[0.5, 1.0]).with("normalize", false).with("scope", "tensor").done().values(0);
-    assert_eq!(mixed, local, "one tensor is the whole model");
+}
+
+/// The same where one expert is ranked in a tensor and the other is not.
+#[test]
+fn experts_are_ranked_each_for_itself() {
+    let first = [levels(1, 50), levels(2, 70)];
+    let second = [levels(3, 50), levels(4, 70)];
+    let planned = |t: usize, densities: &[f64]| {
+        let experts = vec![first[t].clone(), second[t].clone()];
+        let input = Input::new(&format!("t{t}"), &[first[t].len()], Some(vec![0.0; first[t].len()]), experts);
+        let job =
+            Job::new("breadcrumbs", vec![input]).each("weight", &[1.0, 100.0]).each("density", densities);
+        job.each("gamma", &[0.0; 2]).with("scope", "model").plan().unwrap().remove(0)
+    };
+    // The first is ranked over both tensors, the second in tensor 0 alone.
+    let plan = [planned(0, &[0.5, 0.4]), planned(1, &[0.5, 1.0])];
+    let done = run(&plan, &[None, None], Memory::new(&plan)).unwrap();
+    let of_first = expected(&first, 0, 60);
+    let of_second = [expected(&second[..1], 0, 20).remove(0), second[1].clone()];
+    for t in 0..2 {
+        let both = of_first[t].iter().zip(&of_second[t]).map(|(a, b)| f64::from(*a) + 100.0 * f64::from(*b));
+        close(&format!("tensor {t}"), &done.values(t), &both.collect::<Vec<_>>(), 0.0, 1e-6);
+    }
 }
 
 /// DELLA has no probabilities outside of (0, 1).
