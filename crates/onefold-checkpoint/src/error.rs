@@ -174,6 +174,14 @@ pub enum CheckpointError {
         /// The output.
         path: PathBuf,
     },
+    /// `--force` would delete something that is no model.
+    #[error(
+        "{path}: holds no model, so --force does not delete it; choose another -o, or remove it yourself", path = path.display()
+    )]
+    OutputIsNoModel {
+        /// The output.
+        path: PathBuf,
+    },
     /// The output would replace something that is read.
     #[error("{path}: the output would overwrite the input {input}; choose another -o", path = path.display(), input = input.display())]
     OutputIsInput {

@@ -402,7 +402,17 @@ fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), Check
     if dir.symlink_metadata().is_ok() && !force {
         return Err(CheckpointError::OutputExists { path: dir.to_owned() });
     }
+    if force && !is_replaceable(dir) {
+        return Err(CheckpointError::OutputIsNoModel { path: dir.to_owned() });
+    }
     Ok(())
+}
+
+/// Whether `--force` may delete what is there: a model directory, an empty one, or nothing. A home directory is neither.
+fn is_replaceable(dir: &Path) -> bool {
+    let marks = ["onefold.json", "config.json", "model.safetensors", "model.safetensors.index.json"];
+    let empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    dir.symlink_metadata().is_err() || marks.iter().any(|name| dir.join(name).is_file()) || empty()
 }
 
 /// `path` without links, or as near to that as the existing part of it allows.
@@ -704,6 +714,19 @@ mod tests {
             assert_eq!(made, 1);
             assert_eq!(Checkpoint::open(&out).unwrap().tensors()["c"].stored().unwrap().bytes, [3; 8]);
         }
+    }
+
+    #[test]
+    fn force_deletes_models_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        fs::create_dir(&home).unwrap();
+        fs::create_dir(home.join("letters")).unwrap();
+        let force = || Output::create(&home, layout(7), "job", &[], true);
+        assert!(matches!(force(), Err(CheckpointError::OutputIsNoModel { .. })));
+        super::create(&home.join("config.json")).unwrap();
+        assert!(force().is_ok());
+        assert!(home.join("letters").exists(), "nothing goes before the result is there");
     }
 
     #[test]
