@@ -135,8 +135,9 @@ fn facts(derived: &Derived) -> String {
     if derived.experts.len() > 1 && !derived.bounds.is_empty() {
         // All but the first as an excess over it: the value itself has no unit that means anything.
         let least = derived.bounds[0].value;
-        let excess =
-            |bound: &Bound| format!("{} +{}", bound.label, percent((bound.value / least - 1.0).max(0.0)));
+        // Below a millionth of a per cent it is rounding.
+        let above = |bound: &Bound| Some(bound.value / least - 1.0).filter(|x| *x > 1e-8).unwrap_or(0.0);
+        let excess = |bound: &Bound| format!("{} +{}", bound.label, percent(above(bound)));
         let bounds: Vec<String> = std::iter::once(format!("metagpt {}", number(least)))
             .chain(derived.bounds.iter().skip(1).map(excess))
             .collect();
