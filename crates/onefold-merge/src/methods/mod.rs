@@ -202,8 +202,6 @@ pub struct Scratch {
     pub order: Vec<u64>,
 }
 
-impl Scratch {}
-
 /// A weight of each model without default.
 const WEIGHT: Param = Param {
     name: "weight",

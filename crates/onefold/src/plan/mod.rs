@@ -339,7 +339,7 @@ impl<'r> Planner<'r> {
             .zip(&wanted.operands)
             .map(|(p, n)| (*p, n, self.input(*p, n, found)))
             .collect();
-        if self.is_only_tied(wanted, &operands, origin.is_some()) {
+        if self.is_only_tied(wanted, &operands) {
             found.notes.insert(format!("{} is tied to the embedding and not written", wanted.output));
             return None;
         }
@@ -414,7 +414,6 @@ impl<'r> Planner<'r> {
         &self,
         wanted: &Wanted<'_, '_>,
         operands: &[(Part<'r>, &String, Option<Tensor>)],
-        has_origin: bool,
     ) -> bool {
         if !names::is_head(&wanted.output) {
             return false;
@@ -424,7 +423,6 @@ impl<'r> Planner<'r> {
             .map(|(p, n, _)| (p.model, *n))
             .chain(wanted.slice.origin.iter().zip(&wanted.origin).map(|(p, n)| (p.model, n)));
         let stored: Vec<bool> = parts.map(|(m, n)| self.stores_own_head(m, n)).collect();
-        let _ = has_origin;
         !stored.contains(&true) && !self.names[self.donor].contains_key(&wanted.output)
     }
 
