@@ -200,7 +200,8 @@ impl Scan {
         Ok(())
     }
 
-    fn block_len(&self, grain: Grain) -> usize {
+    /// Elements of a block; the last one of a tensor may be shorter.
+    pub(crate) fn block_len(&self, grain: Grain) -> usize {
         match grain {
             Grain::Element => BLOCK,
             Grain::Rows(width) => (BLOCK / width).max(1) * width,

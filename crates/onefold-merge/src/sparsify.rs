@@ -1,14 +1,21 @@
 //! Which elements of a task vector survive.
 //!
 //! A [`Sparsifier`] is a rule with its parameters; for a tensor it becomes a [`Mask`], which is local to an element (or, for
-//! DELLA, to a row) and takes no memory: random masks are recomputed from their counter-based stream.
+//! DELLA, to a row) and takes no memory: random masks are recomputed from their counter-based stream. Where a tensor is
+//! passed over more than once, a bit per element may be kept instead ([`record`]), within a fixed budget.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use onefold_runtime::Stream;
-use onefold_runtime::random::threshold;
+use onefold_runtime::random::{GROUP, threshold};
 
-use crate::kernels::mix::{keep_random, keep_ranked};
+use crate::MergeError;
+use crate::kernels::add_scaled;
+use crate::kernels::della::{self, Probability};
+use crate::kernels::mix::{add_marked, keep_marked, keep_ranked, mark};
 use crate::order::Cut;
-use crate::scan::Scan;
+use crate::scan::{Grain, Scan, View};
 
 /// A sparsifier with the parameters of one model.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,7 +111,7 @@ impl Sparsifier {
 }
 
 /// The elements of one task vector of one tensor that survive.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Mask {
     /// All.
     All,
@@ -137,12 +144,18 @@ pub enum Mask {
         /// Divide each kept value by its own probability.
         divide: bool,
     },
+    /// Those that were kept in an earlier pass.
+    Recorded(Arc<Recording>),
 }
 
 impl Mask {
     /// Length of the rows that must stay whole.
     pub fn row(&self) -> Option<usize> {
-        if let Self::Della { row, .. } = self { Some(*row) } else { None }
+        match self {
+            Self::Della { row, .. } => Some(*row),
+            Self::Recorded(recording) => recording.row,
+            _ => None,
+        }
     }
 
     /// The factor that makes up for what is dropped, in expectation; DELLA does it element by element.
@@ -153,97 +166,159 @@ impl Mask {
         }
     }
 
-    /// Writes the surviving elements of `x`, which begins at position `start` of the tensor, to `out`; 0 elsewhere.
-    pub fn apply(
-        &self,
-        x: &[f32],
-        start: usize,
-        random: &mut Vec<u32>,
-        order: &mut Vec<u64>,
-        out: &mut [f32],
-    ) {
+    /// Writes the surviving elements of operand `i` to `out`; 0 elsewhere.
+    pub fn apply(&self, view: &View<'_>, i: usize, scratch: &mut Scratch, out: &mut [f32]) {
+        let (x, start) = (&view.vectors[i][..], view.start as u64);
         match self {
             Self::All => out.copy_from_slice(x),
-            Self::Ranked { low, high, .. } => keep_ranked(x, start as u64, *low, *high, out),
-            Self::Random { stream, density } => {
-                random.resize(x.len(), 0);
-                stream.fill(start as u64, random);
-                keep_random(x, random, threshold(*density), out);
-            }
+            Self::Ranked { low, high, .. } => keep_ranked(x, start, *low, *high, out),
+            Self::Random { .. } | Self::Recorded(_) => keep_marked(x, self.marks(view, scratch), out),
             Self::Della { stream, density, epsilon, row, divide } => {
-                random.resize(x.len(), 0);
-                stream.fill(start as u64, random);
-                let rows = x.chunks(*row).zip(random.chunks(*row)).zip(out.chunks_mut(*row));
-                for ((x, random), out) in rows {
-                    della_row(x, random, *density, *epsilon, *divide, order, out);
+                scratch.numbers.resize(x.len(), 0);
+                stream.fill(start, &mut scratch.numbers);
+                let p = Probability::new(*density, *epsilon, *row);
+                let rows = x.chunks(*row).zip(scratch.numbers.chunks(*row)).zip(out.chunks_mut(*row));
+                for ((x, numbers), out) in rows {
+                    della::keep_row(x, numbers, p, *divide, &mut scratch.della, out);
                 }
             }
         }
     }
-}
 
-/// One row of DELLA: keep probability `density − ε + 2ε·r/(m−1)` for the element of rank r (0 = smallest of m).
-fn della_row(
-    x: &[f32],
-    random: &[u32],
-    density: f64,
-    epsilon: f64,
-    divide: bool,
-    order: &mut Vec<u64>,
-    out: &mut [f32],
-) {
-    rank_row(x, order);
-    let step = 2.0 * epsilon / (x.len().max(2) - 1) as f64;
-    for (rank, key) in order[..x.len()].iter().enumerate() {
-        let i = (key & 0xffff_ffff) as usize;
-        // A row of one element has no rank: it gets the mean probability.
-        let r = if x.len() == 1 { epsilon } else { rank as f64 * step };
-        let probability = density - epsilon + r;
-        let kept = f64::from(random[i]) < probability * 4_294_967_296.0;
-        let value = if divide { (f64::from(x[i]) / probability) as f32 } else { x[i] };
-        out[i] = if kept { value } else { 0.0 };
-    }
-}
-
-/// Buckets of a row: about one element each.
-const BUCKETS: usize = 1024;
-
-/// Sorts a row by magnitude, equal ones by index: `order[r]` is `bits << 32 | index` of the element of rank r. Elements are
-/// first thrown into buckets of equal width, which leaves little to sort in each.
-fn rank_row(x: &[f32], order: &mut Vec<u64>) {
-    let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let key = |i: usize, v: f32| u64::from(v.to_bits() & 0x7fff_ffff) << 32 | i as u64;
-    let scale = (BUCKETS - 1) as f32 / largest;
-    order.clear();
-    if x.len() < 64 || !scale.is_finite() {
-        order.extend(x.iter().enumerate().map(|(i, v)| key(i, *v)));
-        order.sort_unstable();
-        return;
-    }
-    let bucket = |v: f32| ((v.abs() * scale) as usize).min(BUCKETS - 1);
-    let mut ends = [0u32; BUCKETS + 1];
-    for v in x {
-        ends[bucket(*v) + 1] += 1;
-    }
-    for b in 0..BUCKETS {
-        ends[b + 1] += ends[b];
-    }
-    order.resize(x.len(), 0);
-    // `ends[b]` walks from the start of bucket b to its end.
-    for (i, v) in x.iter().enumerate() {
-        let place = &mut ends[bucket(*v)];
-        order[*place as usize] = key(i, *v);
-        *place += 1;
-    }
-    let mut start = 0;
-    for end in &ends[..BUCKETS] {
-        let part = &mut order[start..*end as usize];
-        start = *end as usize;
-        // Zeros, often many, stand in the order of their indices already.
-        if part.len() > 1 && part.iter().any(|key| key >> 32 != 0) {
-            part.sort_unstable();
+    /// `out += c · (the surviving elements of operand i)`.
+    pub fn add_scaled(&self, view: &View<'_>, i: usize, c: f32, scratch: &mut Scratch, out: &mut [f32]) {
+        match self {
+            Self::All => add_scaled(out, c, &view.vectors[i]),
+            Self::Random { .. } | Self::Recorded(_) => {
+                add_marked(out, c, &view.vectors[i], self.marks(view, scratch));
+            }
+            Self::Ranked { .. } | Self::Della { .. } => {
+                let mut kept = std::mem::take(&mut scratch.kept);
+                kept.resize(view.len(), 0.0);
+                self.apply(view, i, scratch, &mut kept);
+                add_scaled(out, c, &kept);
+                scratch.kept = kept;
+            }
         }
     }
+
+    /// One bit per element of the block, of the masks that are independent of the values.
+    fn marks<'s>(&'s self, view: &View<'_>, scratch: &'s mut Scratch) -> &'s [u8] {
+        match self {
+            Self::Random { stream, density } => {
+                stream.toss(threshold(*density), view.start as u64, view.len(), &mut scratch.marks);
+                &scratch.marks
+            }
+            Self::Recorded(recording) => recording.marks(view),
+            Self::All | Self::Ranked { .. } | Self::Della { .. } => &[],
+        }
+    }
+}
+
+/// Buffers of [`Mask::apply`].
+#[derive(Debug, Default)]
+pub struct Scratch {
+    marks: Vec<u8>,
+    numbers: Vec<u32>,
+    della: della::Buffers,
+    kept: Vec<f32>,
+}
+
+/// The grain at which the masks of a tensor can be applied.
+pub fn grain_of(masks: &[Mask]) -> Grain {
+    masks.iter().find_map(Mask::row).map_or(Grain::Element, Grain::Rows)
+}
+
+// ---- masks that are kept from one pass to the next
+
+/// Most bytes of masks that are kept at a time, over all tensors in work.
+const MOST_RECORDED: usize = 32 << 20;
+static RECORDED: AtomicUsize = AtomicUsize::new(0);
+
+/// A mask of a tensor, a bit per element, block by block.
+#[derive(Debug)]
+pub struct Recording {
+    blocks: Vec<Box<[u8]>>,
+    block: usize,
+    row: Option<usize>,
+    /// Returns its bytes to the budget with the last mask of the tensor.
+    _share: Arc<Share>,
+}
+
+impl Recording {
+    fn marks(&self, view: &View<'_>) -> &[u8] {
+        &self.blocks[view.start / self.block]
+    }
+}
+
+/// A part of the budget.
+#[derive(Debug)]
+struct Share(usize);
+
+impl Share {
+    fn take(bytes: usize) -> Option<Self> {
+        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= MOST_RECORDED);
+        RECORDED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok().map(|_| Self(bytes))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        RECORDED.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+fn marks_of(kept: &[f32]) -> Box<[u8]> {
+    let mut marks = vec![0; kept.len().div_ceil(GROUP) * (GROUP / 8)];
+    mark(kept, &mut marks);
+    marks.into()
+}
+
+/// Calls `each` for every block with every masked operand (number, view, surviving elements) and returns its answers in
+/// block order, operand by operand. The masks come back as they are to be used in the next pass: recorded, if they are
+/// costly, do not change the values, and fit the budget.
+///
+/// # Errors
+/// If an input is not finite.
+pub fn record<T: Send>(
+    scan: &Scan,
+    masks: Vec<Mask>,
+    each: impl Fn(usize, &View<'_>, &[f32]) -> T + Sync,
+) -> Result<(Vec<Vec<T>>, Vec<Mask>), MergeError> {
+    let grain = grain_of(&masks);
+    let costly = |mask: &Mask| matches!(mask, Mask::Random { .. } | Mask::Della { divide: false, .. });
+    let wanted = masks.iter().filter(|m| costly(m)).count() * scan.len().div_ceil(8);
+    let share = Share::take(wanted).map(Arc::new);
+    let parts = scan.map(grain, |view| {
+        let (mut scratch, mut kept) = (Scratch::default(), vec![0.0; view.len()]);
+        masks
+            .iter()
+            .enumerate()
+            .map(|(i, mask)| {
+                mask.apply(view, i, &mut scratch, &mut kept);
+                let marks = share.as_ref().filter(|_| costly(mask)).map(|_| marks_of(&kept));
+                (each(i, view, &kept), marks)
+            })
+            .collect::<Vec<(T, Option<Box<[u8]>>)>>()
+    })?;
+    let mut blocks: Vec<Vec<Box<[u8]>>> = masks.iter().map(|_| Vec::new()).collect();
+    let answers = parts.into_iter().map(|part| {
+        let keep = |(i, (answer, marks)): (usize, (T, Option<Box<[u8]>>))| {
+            blocks[i].extend(marks);
+            answer
+        };
+        part.into_iter().enumerate().map(keep).collect()
+    });
+    let answers = answers.collect();
+    let block = scan.block_len(grain);
+    let masks = masks.into_iter().zip(blocks).map(|(mask, blocks)| match &share {
+        Some(share) if costly(&mask) => {
+            let row = if let Grain::Rows(row) = grain { Some(row) } else { None };
+            Mask::Recorded(Arc::new(Recording { blocks, block, row, _share: share.clone() }))
+        }
+        _ => mask,
+    });
+    Ok((answers, masks.collect()))
 }
 
 #[cfg(test)]
@@ -253,7 +328,8 @@ mod tests {
 
     fn masked(mask: &Mask, x: &[f32]) -> Vec<f32> {
         let mut out = vec![9.0; x.len()];
-        mask.apply(x, 0, &mut Vec::new(), &mut Vec::new(), &mut out);
+        let view = View { start: 0, origin: None, vectors: &[x.to_vec()] };
+        mask.apply(&view, 0, &mut Scratch::default(), &mut out);
         out
     }
 
@@ -272,26 +348,6 @@ mod tests {
         assert!(Sparsifier::della(0.9, 0.15, stream).unwrap_err().contains("choose density in (0.15, 0.85)"));
         assert!(Sparsifier::della(0.1, 0.15, stream).is_err());
         assert!(Sparsifier::della(0.5, 0.15, stream).is_ok());
-    }
-
-    #[test]
-    fn rows_are_ranked_by_magnitude_then_index() {
-        let wave = |i: u32| f32::sin(i as f32 * 1.7) * if i.is_multiple_of(7) { 0.0 } else { 1.0 };
-        let rows = [
-            (0..1000).map(wave).collect::<Vec<f32>>(),
-            (0..500).map(|i| if i == 3 { 1e30 } else { wave(i) }).collect(),
-            vec![-2.0; 300],
-            vec![0.0; 100],
-            vec![1e-45; 70],
-            vec![3.0, -1.0, 2.0],
-        ];
-        for row in rows {
-            let mut order = Vec::new();
-            rank_row(&row, &mut order);
-            let mut expected: Vec<usize> = (0..row.len()).collect();
-            expected.sort_by(|a, b| row[*a].abs().total_cmp(&row[*b].abs()).then(a.cmp(b)));
-            assert_eq!(order.iter().map(|k| (k & 0xffff_ffff) as usize).collect::<Vec<_>>(), expected);
-        }
     }
 
     #[test]

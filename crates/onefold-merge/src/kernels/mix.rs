@@ -2,6 +2,8 @@
 
 use multiversion::multiversion;
 
+use onefold_runtime::random::GROUP;
+
 use crate::order::Cut;
 
 /// Writes `x` to `out` where it ranks above `low` and not above `high`, 0 elsewhere. `start` is the position of the
@@ -26,13 +28,43 @@ fn keep_between(x: &[f32], low: u32, high: u32, out: &mut [f32]) {
     }
 }
 
-/// Writes `x` to `out` where the random number is below `threshold`, 0 elsewhere.
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-pub fn keep_random(x: &[f32], random: &[u32], threshold: u64, out: &mut [f32]) {
-    for ((o, v), r) in out.iter_mut().zip(x).zip(random) {
-        *o = if u64::from(*r) < threshold { *v } else { 0.0 };
+/// Writes `x` to `out` where its mark is set, 0 elsewhere. The layout of marks is that of [`GROUP`].
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
+pub fn keep_marked(x: &[f32], marks: &[u8], out: &mut [f32]) {
+    for ((out, x), marks) in out.chunks_mut(GROUP).zip(x.chunks(GROUP)).zip(marks.chunks(LANES)) {
+        for (bit, (out, x)) in out.chunks_mut(LANES).zip(x.chunks(LANES)).enumerate() {
+            for ((o, v), mark) in out.iter_mut().zip(x).zip(marks) {
+                *o = if mark >> bit & 1 == 1 { *v } else { 0.0 };
+            }
+        }
     }
 }
+
+/// `out += c · x` where the mark of `x` is set; see [`keep_marked`].
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
+pub fn add_marked(out: &mut [f32], c: f32, x: &[f32], marks: &[u8]) {
+    for ((out, x), marks) in out.chunks_mut(GROUP).zip(x.chunks(GROUP)).zip(marks.chunks(LANES)) {
+        for (bit, (out, x)) in out.chunks_mut(LANES).zip(x.chunks(LANES)).enumerate() {
+            for ((o, v), mark) in out.iter_mut().zip(x).zip(marks) {
+                *o += c * if mark >> bit & 1 == 1 { *v } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// Marks the elements of which any bit is set; see [`keep_marked`].
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
+pub fn mark(x: &[f32], marks: &mut [u8]) {
+    for (x, marks) in x.chunks(GROUP).zip(marks.chunks_mut(LANES)) {
+        for (bit, x) in x.chunks(LANES).enumerate() {
+            for (v, mark) in x.iter().zip(&mut *marks) {
+                *mark |= u8::from(v.to_bits() != 0) << bit;
+            }
+        }
+    }
+}
+
+const LANES: usize = GROUP / 8;
 
 /// Sign election and disjoint sum. `weighted[k]` are the weighted task vectors; `votes` the sum whose sign wins (+ for
 /// zero unless `zero_sign` says −). An element agrees if it is not zero and has the elected sign. `out` receives the
@@ -113,6 +145,24 @@ mod tests {
         assert_eq!(out, [-3.0, 0.0, 2.0, -2.0]);
         elect(&rows, &votes, -1.0, Some(&[0.5, 0.25]), &mut out, &mut Vec::new());
         assert_eq!(out, [-12.0, 0.0, -8.0, -2.0 / 0.75]);
+    }
+
+    #[test]
+    fn marks_come_back() {
+        let x: Vec<f32> = (0..600).map(|i| if i % 7 < 3 { 0.0 } else { i as f32 }).collect();
+        let mut marks = vec![0; 3 * LANES];
+        mark(&x, &mut marks);
+        assert_eq!(
+            marks.iter().map(|m| m.count_ones() as usize).sum::<usize>(),
+            x.iter().filter(|v| **v != 0.0).count()
+        );
+        let ones = vec![1.0; 600];
+        let (mut kept, mut sum) = (vec![9.0; 600], vec![1.0; 600]);
+        keep_marked(&ones, &marks, &mut kept);
+        add_marked(&mut sum, 2.0, &ones, &marks);
+        for ((x, kept), sum) in x.iter().zip(kept).zip(sum) {
+            assert_eq!((kept, sum), if *x == 0.0 { (0.0, 1.0) } else { (1.0, 3.0) });
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use multiversion::multiversion;
 
 pub mod check;
 pub mod conflict;
+pub mod della;
 pub mod mix;
 pub mod rank;
 pub mod reduce;

@@ -17,11 +17,11 @@ use super::{BaseRole, Combination, Kernel, Method, ModelSurvey, Needs, Rule, Scr
 use crate::MergeError;
 use crate::kernels::mix::{elect, sign_sum};
 use crate::kernels::reduce::{dot, l1, sum_in_order};
-use crate::kernels::{add, add_scaled, scale};
+use crate::kernels::{add, scale};
 use crate::order::{self, Vectors};
 use crate::params::{Default, Kind, Level, Param};
 use crate::scan::{Grain, Scan, View};
-use crate::sparsify::{Mask, Sparsifier};
+use crate::sparsify::{self, Mask, Sparsifier, grain_of};
 use crate::task::Task;
 
 macro_rules! table_entry {
@@ -278,21 +278,18 @@ impl Gta {
 
     /// Squared norms of the task vectors after sparsification (`pruned`) or before.
     fn norms(&self, scan: &Scan, masks: Option<&[Mask]>) -> Result<Vec<f64>, MergeError> {
-        let k = scan.k();
-        let grain = masks.map_or(Grain::Element, grain_of);
-        let parts = scan.map(grain, |view| {
-            let mut scratch = Scratch::default();
-            (0..k)
-                .map(|i| match masks {
-                    None => dot(&view.vectors[i], &view.vectors[i]),
-                    Some(masks) => {
-                        apply(&masks[i], view, i, &mut scratch);
-                        dot(&scratch.a, &scratch.a)
-                    }
-                })
-                .collect()
-        })?;
-        Ok(sum_in_order(parts, k))
+        let parts = match masks {
+            None => scan.map(Grain::Element, |view| view.vectors.iter().map(|x| dot(x, x)).collect())?,
+            Some(masks) => scan.map(grain_of(masks), |view| {
+                let mut scratch = Scratch::default();
+                let one = |(i, mask)| {
+                    apply(mask, view, i, &mut scratch);
+                    dot(&scratch.a, &scratch.a)
+                };
+                masks.iter().enumerate().map(one).collect()
+            })?,
+        };
+        Ok(sum_in_order(parts, scan.k()))
     }
 
     /// The masks of this tensor.
@@ -306,28 +303,19 @@ impl Gta {
         Ok(self.sparsifiers.iter().zip(&cuts).map(|(s, cuts)| s.mask(scan, cuts, divide)).collect())
     }
 
-    /// What each masked vector is multiplied with to make up for what was dropped.
-    fn factors(&self, scan: &Scan, masks: &[Mask]) -> Result<Vec<f64>, MergeError> {
+    /// What each masked vector is multiplied with to make up for what was dropped, and the masks for the next pass.
+    fn factors(&self, scan: &Scan, masks: Vec<Mask>) -> Result<(Vec<f64>, Vec<Mask>), MergeError> {
         let k = scan.k();
         match self.rescale {
-            Rescale::None => Ok(vec![1.0; k]),
-            Rescale::InverseDensity => Ok(masks.iter().map(Mask::inverse_density).collect()),
-            Rescale::L1 if masks.iter().all(|m| *m == Mask::All) => Ok(vec![1.0; k]),
+            Rescale::None => Ok((vec![1.0; k], masks)),
+            Rescale::InverseDensity => Ok((masks.iter().map(Mask::inverse_density).collect(), masks)),
+            Rescale::L1 if masks.iter().all(|m| matches!(m, Mask::All)) => Ok((vec![1.0; k], masks)),
             Rescale::L1 => {
-                let parts = scan.map(grain_of(masks), |view| {
-                    let mut scratch = Scratch::default();
-                    (0..k)
-                        .flat_map(|i| {
-                            apply(&masks[i], view, i, &mut scratch);
-                            [l1(&view.vectors[i]), l1(&scratch.a)]
-                        })
-                        .collect()
-                })?;
-                let sums = sum_in_order(parts, 2 * k);
-                Ok(sums
-                    .chunks(2)
-                    .map(|s| if s[0] < 1e-7 || s[1] < 1e-7 { 1.0 } else { s[0] / s[1] })
-                    .collect())
+                let norms = |i: usize, view: &View<'_>, kept: &[f32]| [l1(&view.vectors[i]), l1(kept)];
+                let (parts, masks) = sparsify::record(scan, masks, norms)?;
+                let sums = sum_in_order(parts.iter().map(|part| part.concat()).collect::<Vec<_>>(), 2 * k);
+                let factor = |s: &[f64]| if s[0] < 1e-7 || s[1] < 1e-7 { 1.0 } else { s[0] / s[1] };
+                Ok((sums.chunks(2).map(factor).collect(), masks))
             }
         }
     }
@@ -375,7 +363,7 @@ impl Rule for Gta {
             (metagpt, Some(norms)) => metagpt.coefficients(norms),
             (metagpt, None) => metagpt.coefficients(&self.squared_norms(scan, survey)?),
         };
-        let factors = self.factors(scan, &masks)?;
+        let (factors, masks) = self.factors(scan, masks)?;
         let divisor = match (self.consensus, self.normalize) {
             (Consensus::None, true) => {
                 Some(weights.iter().sum::<f64>()).filter(|s| s.abs() >= 1e-8).unwrap_or(1.0)
@@ -384,7 +372,7 @@ impl Rule for Gta {
         };
         let scales: Vec<f64> =
             weights.iter().zip(&factors).map(|(w, f)| w * f * self.lambda / divisor).collect();
-        if self.consensus == Consensus::None && masks.iter().all(|m| *m == Mask::All) {
+        if self.consensus == Consensus::None && masks.iter().all(|m| matches!(m, Mask::All)) {
             return Ok(Combination::kernel(scales));
         }
         let zero_sign = self.majority(scan, &masks)?;
@@ -436,14 +424,10 @@ fn sparsifiers(task: &Task, method: &'static Method, sparsify: Sparsify) -> Resu
     densities.iter().enumerate().map(sparsifier).collect()
 }
 
-fn grain_of(masks: &[Mask]) -> Grain {
-    masks.iter().find_map(Mask::row).map_or(Grain::Element, Grain::Rows)
-}
-
 /// Writes the masked operand `i` to `scratch.a`.
 fn apply(mask: &Mask, view: &View<'_>, i: usize, scratch: &mut Scratch) {
     scratch.a.resize(view.len(), 0.0);
-    mask.apply(&view.vectors[i], view.start, &mut scratch.random, &mut scratch.order, &mut scratch.a);
+    mask.apply(view, i, &mut scratch.mask, &mut scratch.a);
 }
 
 /// The local part: masks, then either a plain sum or election and disjoint sum.
@@ -481,20 +465,19 @@ impl Mix {
     fn sum(&self, block: &View<'_>, scratch: &mut Scratch, out: &mut [f32]) {
         out.fill(0.0);
         for (i, mask) in self.masks.iter().enumerate() {
-            apply(mask, block, i, scratch);
-            add_scaled(out, self.scales[i] as f32, &scratch.a);
+            mask.add_scaled(block, i, self.scales[i] as f32, &mut scratch.mask, out);
         }
     }
 
     fn elect(&self, block: &View<'_>, scratch: &mut Scratch, out: &mut [f32]) {
         let k = self.masks.len();
-        let Scratch { rows, a, b, random, order } = scratch;
+        let Scratch { rows, a, b, mask } = scratch;
         rows.resize_with(k, Vec::new);
         a.clear();
         a.resize(block.len(), 0.0);
         for (i, row) in rows.iter_mut().enumerate() {
             row.resize(block.len(), 0.0);
-            self.masks[i].apply(&block.vectors[i], block.start, random, order, row);
+            self.masks[i].apply(block, i, mask, row);
             if self.consensus == Consensus::Paper {
                 add(a, row);
             }

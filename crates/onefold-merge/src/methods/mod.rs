@@ -10,6 +10,7 @@ use crate::MergeError;
 use crate::order::Cut;
 use crate::params::{Default, Kind, Level, Param};
 use crate::scan::{Grain, Scan, View};
+use crate::sparsify;
 use crate::task::Task;
 
 pub mod arcee_fusion;
@@ -196,10 +197,8 @@ pub struct Scratch {
     pub a: Vec<f32>,
     /// For anything.
     pub b: Vec<f32>,
-    /// Random numbers.
-    pub random: Vec<u32>,
-    /// Pairs for sorting.
-    pub order: Vec<u64>,
+    /// For masks.
+    pub mask: sparsify::Scratch,
 }
 
 /// A weight of each model without default.

@@ -3,7 +3,7 @@
 //! Tolerances: 1e-12 where a function takes f64; 1e-6 of the largest value where values pass through f32 tensors. The
 //! bound U(λ) of `metagpt.json` belongs to the report and is checked there.
 
-use onefold_merge::kernels::mix::{elect, keep_random};
+use onefold_merge::kernels::mix::{elect, keep_marked, mark};
 use onefold_merge::kernels::reduce::l1;
 use onefold_merge::methods::combine;
 use onefold_merge::methods::metagpt::coefficients;
@@ -283,9 +283,10 @@ fn dare(golden: &Value) -> Vec<(Vec<f32>, f64, f64)> {
     let pairs = rows(&golden["task_vectors"]).into_iter().zip(rows(&golden["dare"]["masks"]));
     let one = |(delta, mask): (Vec<f64>, Vec<f64>)| {
         let x = single(&delta);
-        let random: Vec<u32> = mask.iter().map(|m| if *m == 1.0 { 0 } else { u32::MAX }).collect();
+        let mut marks = vec![0; onefold_runtime::random::GROUP / 8];
+        mark(&single(&mask), &mut marks);
         let mut kept = vec![9.0; x.len()];
-        keep_random(&x, &random, 1 << 31, &mut kept);
+        keep_marked(&x, &marks, &mut kept);
         let by_norm = l1(&x) / l1(&kept);
         (kept, 1.0 / density, by_norm)
     };
