@@ -30,6 +30,7 @@ pub use derived::{
 pub use gather::{count, of_merge};
 pub use health::{CopiedTensor, DtypeCount, Health, TensorHealth, Totals};
 pub use html::to_html;
+pub(crate) use show::counted;
 pub use text::to_text;
 pub use warnings::Warning;
 

@@ -5,7 +5,7 @@ use super::blocks::kinds;
 use super::derived::{Bound, Derived, derive};
 use super::health::{Health, Layout};
 use super::show::{
-    bytes, cosine, count, counted, lambda, number, percent, range, shape, short_names, tidy, width,
+    bytes, cosine, count, counted, lambda, number, percent, range, shape, short_names, shortened, tidy, width,
 };
 
 /// Columns that every line fits into.
@@ -137,7 +137,11 @@ fn facts(derived: &Derived) -> String {
         let least = derived.bounds[0].value;
         // Below a millionth of a per cent it is rounding.
         let above = |bound: &Bound| Some(bound.value / least - 1.0).filter(|x| *x > 1e-8).unwrap_or(0.0);
-        let excess = |bound: &Bound| format!("{} +{}", bound.label, percent(above(bound)));
+        // Where one expert alone moved, the least is 0 and nothing is a multiple of it.
+        let excess = |bound: &Bound| match least > 0.0 {
+            true => format!("{} +{}", bound.label, percent(above(bound))),
+            false => format!("{} {}", bound.label, number(bound.value)),
+        };
         let bounds: Vec<String> = std::iter::once(format!("metagpt {}", number(least)))
             .chain(derived.bounds.iter().skip(1).map(excess))
             .collect();
@@ -216,14 +220,14 @@ fn run(health: &Health) -> String {
         .run
         .iter()
         .take(4 * ROWS)
-        .map(|(key, value)| format!("{} {}", tidy(key, 20), tidy(value, 60)))
+        .map(|(key, value)| format!("{} {}", tidy(key, 20), shortened(value, 400)))
         .collect();
-    wrapped("", &facts.join(" · "))
+    listed(&facts)
 }
 
 fn warnings(derived: &Derived) -> String {
     let shown = derived.warnings.iter().take(4 * ROWS);
-    let lines: Vec<String> = shown.map(|warning| wrapped("! ", &tidy(&warning.message, 2000))).collect();
+    let lines: Vec<String> = shown.map(|warning| wrapped("! ", &shortened(&warning.message, 2000))).collect();
     lines.join("\n") + &more(derived.warnings.len(), 4 * ROWS, "warning")
 }
 
@@ -233,6 +237,18 @@ fn more(all: usize, shown: usize, thing: &str) -> String {
         0 => String::new(),
         rest => format!("\nand {}", counted(rest as u64, &format!("more {thing}"))),
     }
+}
+
+/// Items side by side, broken between them; within one only if it fills more than a line.
+fn listed(items: &[String]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for item in items {
+        match lines.last_mut().filter(|line| width(line) + 3 + width(item) <= WIDTH) {
+            Some(line) => *line += &format!(" · {item}"),
+            None => lines.extend(wrapped("", item).lines().map(str::to_owned)),
+        }
+    }
+    lines.join("\n")
 }
 
 /// Breaks at spaces so that no line exceeds [`WIDTH`]; later lines are indented below the text.
@@ -396,6 +412,29 @@ No NaN, no Inf
             let widest = text.lines().max_by_key(|line| width(line)).unwrap();
             assert!(width(widest) <= WIDTH, "{k}: {} {widest}", width(widest));
         }
+    }
+
+    #[test]
+    fn the_facts_of_a_run_keep_their_words() {
+        let mut health = fixture::plain(None, &[&[1.0]]);
+        let peak = "1.23 GB (3.15 MB of it anonymous at the end, the rest mapped files)";
+        let facts =
+            [("time", "0.02 s"), ("inputs", "175.58 kB"), ("written", "43.90 kB"), ("peak memory", peak)];
+        health.run = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        health.run.push(("command".to_owned(), "word ".repeat(500)));
+        let text = to_text(&health).unwrap();
+        let facts = &text[text.find("time 0.02").unwrap()..];
+        assert!(facts.starts_with(&format!(
+            "time 0.02 s · inputs 175.58 kB · written 43.90 kB\npeak memory {peak}\n"
+        )));
+        assert!(facts.trim_end().ends_with("word …") && facts.split_whitespace().count() < 120, "{facts}");
+        assert!(facts.lines().all(|line| width(line) <= WIDTH), "{facts}");
+    }
+
+    #[test]
+    fn nothing_is_a_multiple_of_no_loss() {
+        let text = to_text(&fixture::plain(Some(&[9.0, 0.0]), &[&[0.0, 0.0], &[0.0, 1.0]])).unwrap();
+        assert!(text.contains("metagpt 0 · uniform 0.1250 · 0.3 0.2450 · 1.0 0\n"), "{text}");
     }
 
     #[test]

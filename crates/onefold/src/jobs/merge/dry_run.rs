@@ -10,6 +10,7 @@ use super::budget::{Budget, show_bytes};
 use crate::models::Library;
 use crate::plan::Plan;
 use crate::progress::Shell;
+use crate::report::counted;
 
 /// Shows the plan.
 pub(super) fn dry_run(
@@ -31,17 +32,24 @@ pub(super) fn dry_run(
         (
             "inputs",
             format!(
-                "{} in {} models, {} pass(es)",
+                "{} in {}, {}",
                 show_bytes(read),
-                library.all().count(),
-                plan.method.passes
+                counted(library.all().count() as u64, "model"),
+                passes(plan.method.passes)
             ),
         ),
         (
             "to write",
-            format!("{} in {} file(s)", show_bytes(layout.file_bytes()), layout.shard_names().count()),
+            format!(
+                "{} in {}",
+                show_bytes(layout.file_bytes()),
+                counted(layout.shard_names().count() as u64, "file")
+            ),
         ),
-        ("memory", format!("{} at most, {} thread(s)", show_bytes(budget.bytes), budget.threads)),
+        (
+            "memory",
+            format!("{} at most, {}", show_bytes(budget.bytes), counted(budget.threads as u64, "thread")),
+        ),
         ("files", plan.files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ")),
     ];
     if shell.json() {
@@ -61,4 +69,22 @@ pub(super) fn dry_run(
     }
     plan.warnings.iter().for_each(|w| text += &format!("warning: {w}\n"));
     shell.result(&text);
+}
+
+/// A method's number of passes as a phrase: `2 to 5` are passes, and so are `2, more if sparsified`.
+fn passes(number: &str) -> String {
+    let (number, condition) = number.split_at(number.find(',').unwrap_or(number.len()));
+    let noun = if number == "1" { "pass" } else { "passes" };
+    format!("{number} {noun}{condition}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_are_a_phrase() {
+        let shown = ["1", "2", "2 to 5", "2, more if sparsified"].map(passes);
+        assert_eq!(shown, ["1 pass", "2 passes", "2 to 5 passes", "2 passes, more if sparsified"]);
+    }
 }
