@@ -1,15 +1,15 @@
-//! Tables for a terminal: at most [`WIDTH`] columns, readable without colour, warnings last where the eye rests.
+//! Tables for a terminal: at most [`WIDTH`](super::lines::WIDTH) columns, readable without colour, warnings last where the eye rests.
 
 use super::ReportError;
 use super::blocks::kinds;
-use super::derived::{Bound, Derived, derive};
+use super::bounds::Bound;
+use super::derived::{Derived, derive};
 use super::health::{Health, Layout};
+use super::lines::{Table, listed, wrapped};
 use super::show::{
-    bytes, cosine, count, counted, lambda, number, percent, range, shape, short_names, shortened, tidy, width,
+    bytes, cosine, count, counted, lambda, number, percent, range, shape, short_names, shortened, tidy,
 };
 
-/// Columns that every line fits into.
-const WIDTH: usize = 100;
 /// A wider cosine matrix would not fit; the closest pairs are listed instead.
 const MATRIX: usize = 10;
 /// Experts, pairs, blocks or tensors listed before the rest is only counted.
@@ -135,12 +135,9 @@ fn facts(derived: &Derived) -> String {
     if derived.experts.len() > 1 && !derived.bounds.is_empty() {
         // All but the first as an excess over it: the value itself has no unit that means anything.
         let least = derived.bounds[0].value;
-        // Below a millionth of a per cent it is rounding.
-        let above = |bound: &Bound| Some(bound.value / least - 1.0).filter(|x| *x > 1e-8).unwrap_or(0.0);
-        // Where one expert alone moved, the least is 0 and nothing is a multiple of it.
-        let excess = |bound: &Bound| match least > 0.0 {
-            true => format!("{} +{}", bound.label, percent(above(bound))),
-            false => format!("{} {}", bound.label, number(bound.value)),
+        let excess = |bound: &Bound| match bound.excess(least) {
+            Some(above) => format!("{} +{}", bound.label, percent(above)),
+            None => format!("{} {}", bound.label, number(bound.value)),
         };
         let bounds: Vec<String> = std::iter::once(format!("metagpt {}", number(least)))
             .chain(derived.bounds.iter().skip(1).map(excess))
@@ -239,78 +236,11 @@ fn more(all: usize, shown: usize, thing: &str) -> String {
     }
 }
 
-/// Items side by side, broken between them; within one only if it fills more than a line.
-fn listed(items: &[String]) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    for item in items {
-        match lines.last_mut().filter(|line| width(line) + 3 + width(item) <= WIDTH) {
-            Some(line) => *line += &format!(" · {item}"),
-            None => lines.extend(wrapped("", item).lines().map(str::to_owned)),
-        }
-    }
-    lines.join("\n")
-}
-
-/// Breaks at spaces so that no line exceeds [`WIDTH`]; later lines are indented below the text.
-fn wrapped(first: &str, text: &str) -> String {
-    let indent = " ".repeat(width(first));
-    let (mut out, mut used) = (first.to_owned(), width(first));
-    for (at, word) in text.split(' ').enumerate() {
-        let word = tidy(word, WIDTH - width(first));
-        if at > 0 && used + 1 + width(&word) > WIDTH {
-            out += &format!("\n{indent}");
-            used = width(first);
-        } else if at > 0 {
-            out.push(' ');
-            used += 1;
-        }
-        used += width(&word);
-        out += &word;
-    }
-    if text.is_empty() { String::new() } else { out }
-}
-
-/// Right-aligned columns, but for those in `left`.
-#[derive(Default)]
-struct Table {
-    header: Vec<String>,
-    rows: Vec<Vec<String>>,
-    left: &'static [usize],
-}
-
-impl Table {
-    fn new(header: &str) -> Self {
-        Self { header: header.split('|').map(str::to_owned).collect(), ..Self::default() }
-    }
-
-    fn head_if(&mut self, condition: bool, header: &str) {
-        self.header.extend(header.split('|').filter(|_| condition).map(str::to_owned));
-    }
-
-    /// Title, header, rows; nothing for an empty table.
-    fn titled(&self, title: &str) -> String {
-        if self.rows.is_empty() {
-            return String::new();
-        }
-        let lines = || std::iter::once(&self.header).chain(&self.rows);
-        let widths: Vec<usize> = (0..self.header.len())
-            .map(|at| lines().filter_map(|line| line.get(at)).map(|cell| width(cell)).max().unwrap_or(0))
-            .collect();
-        let cell = |(at, cell): (usize, &String)| {
-            let pad = " ".repeat(widths[at].saturating_sub(width(cell)));
-            if self.left.contains(&at) { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
-        };
-        let line = |line: &Vec<String>| {
-            let cells: Vec<String> = line.iter().take(widths.len()).enumerate().map(cell).collect();
-            format!("  {}", cells.join("  ")).trim_end().to_owned()
-        };
-        std::iter::once(title.to_owned()).chain(lines().map(line)).collect::<Vec<_>>().join("\n")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::lines::WIDTH;
+    use crate::report::show::width;
     use crate::report::{TensorHealth, fixture};
 
     #[test]
