@@ -9,6 +9,7 @@ use super::sections::{Part, Section};
 use super::{Found, Plan, Planner, files, names};
 use crate::config::Changes;
 use crate::models::Model;
+use crate::recipe::ModelRef;
 
 impl<'r> Planner<'r> {
     pub(super) fn finish(
@@ -26,6 +27,7 @@ impl<'r> Planner<'r> {
         let changes = Changes {
             dtype,
             layers: self.layer_sources(sections),
+            architecture: self.references[self.donor].override_architecture.clone(),
             vocab_size: self.vocabulary.as_ref().map(|b| b.rows).or(found.cropped),
             untie: has_head
                 && found.untie
@@ -33,6 +35,7 @@ impl<'r> Planner<'r> {
                     || (tied.is_none() && !self.names[self.donor].keys().any(|n| names::is_head(n)))),
         };
         let config = files::config(donor, &changes, &mut notes).map_err(|e| vec![e])?;
+        self.check_architectures()?;
         let files = files::beside(
             self.recipe,
             &self.models,
@@ -63,6 +66,33 @@ impl<'r> Planner<'r> {
             notes,
             warnings,
         })
+    }
+
+    /// The output has one architecture, the donor's: `override_architecture` states it there, and must agree elsewhere, as
+    /// tensors match by name and shape and nothing else depends on it.
+    fn check_architectures(&self) -> Result<(), Vec<String>> {
+        let donor = self.models[self.donor];
+        let stated = self.references[self.donor].override_architecture.as_deref();
+        if let (Some(name), None) = (stated, &donor.config) {
+            return Err(vec![format!(
+                "model {}: `override_architecture: {name}` replaces `architectures` in config.json, and it has no config.json",
+                donor.label
+            )]);
+        }
+        let listed = || donor.config.as_ref()?.get("architectures")?.get(0)?.as_str();
+        let output = stated.or_else(listed);
+        let differs = |(reference, model): (&&ModelRef, &&Model)| {
+            let name = reference.override_architecture.as_deref().filter(|name| Some(*name) != output)?;
+            let output = output.unwrap_or("not stated");
+            Some(format!(
+                "model {}: `override_architecture: {name}`, but the architecture of the output is {output}, that of {donor}; \
+                 state it for {donor} too, or leave it out",
+                model.label,
+                donor = donor.label
+            ))
+        };
+        let problems: Vec<String> = self.references.iter().zip(&self.models).filter_map(differs).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// For `slices`: the donor's layer behind each layer of the output (the first source's position).
