@@ -21,6 +21,8 @@ pub struct Changes {
     pub vocab_size: Option<usize>,
     /// Set `tie_word_embeddings` to false: the output's head is not its embedding.
     pub untie: bool,
+    /// The class that `transformers` loads it with, where the recipe overrides the donor's.
+    pub architecture: Option<String>,
 }
 
 /// The edited text, and a sentence for every edit.
@@ -57,6 +59,9 @@ fn edit_object(
     }
     if changes.untie && (object.contains_key("tie_word_embeddings") || top) {
         set(&mut object, "tie_word_embeddings", &json!(false), done);
+    }
+    if let Some(architecture) = changes.architecture.as_ref().filter(|_| top) {
+        set(&mut object, "architectures", &json!([architecture]), done);
     }
     if let Some(inner) = object.get("text_config").map(|raw| raw.get().to_owned())
         && let Some(edited) = edit_object(&inner, changes, false, done)?
@@ -136,6 +141,7 @@ mod tests {
             layers: Some(vec![0, 1, 1]),
             vocab_size: Some(66),
             untie: true,
+            architecture: None,
         };
         let (text, done) = edit(LLAMA, &changes).unwrap();
         assert_eq!(done.len(), 5, "{done:?}");

@@ -35,10 +35,12 @@ pub fn run(args: &InspectArgs, common: &Common, shell: &Shell) -> Result<(), Fai
         &mut tell_hub(shell),
     )
     .map_err(Failure::Usage)?;
-    let health = on_pool(threads(common), || match (&base, &models[..]) {
+    let (models, warning) = without_base(base.as_ref(), models, &library)?;
+    let mut health = on_pool(threads(common), || match (&base, &models[..]) {
         (None, [only]) => single(library.get(only)),
         _ => compare(base.as_ref(), &models, &library),
     })?;
+    health.warnings.extend(warning);
     if let Some(path) = &args.html {
         let page = report::to_html(&health).map_err(Failure::job)?;
         onefold_checkpoint::output::write_file(path, page.as_bytes(), args.force).map_err(Failure::job)?;
@@ -46,6 +48,27 @@ pub fn run(args: &InspectArgs, common: &Common, shell: &Shell) -> Result<(), Fai
     let text = if shell.json() { report::to_json(&health) } else { report::to_text(&health) };
     shell.result(&text.map_err(Failure::job)?);
     Ok(())
+}
+
+/// The models that are not the base themselves, and a warning if any was: the base's own task vector is zero.
+fn without_base(
+    base: Option<&ModelRef>,
+    models: Vec<ModelRef>,
+    library: &Library,
+) -> Result<(Vec<ModelRef>, Option<String>), Failure> {
+    let Some(base) = base else { return Ok((models, None)) };
+    let label = &library.get(base).label;
+    let count = models.len();
+    let others: Vec<ModelRef> = models.into_iter().filter(|m| library.get(m).label != *label).collect();
+    if others.is_empty() {
+        return Err(Failure::usage(format!(
+            "{label} is the base itself: its task vector is zero, and there is nothing to compare; name an expert, or \
+             leave --base out to look at this model alone"
+        )));
+    }
+    let warning = (others.len() < count)
+        .then(|| format!("{label} is the base itself: its task vector is zero, and it is not listed."));
+    Ok((others, warning))
 }
 
 fn options() -> ScanOptions {

@@ -4,6 +4,7 @@ use indexmap::IndexMap;
 use onefold_merge::methods::{BaseRole, Method};
 
 use crate::recipe::{Layout, ModelRef, Module, ModuleContent, OutputSlice, Parameters, Recipe, Source};
+use crate::report::counted;
 
 /// A part of the model that has its own layout: all of it, or one module.
 #[derive(Debug)]
@@ -169,19 +170,12 @@ impl<'r> Context<'r, '_> {
             return;
         }
         let expected = match (least, most) {
-            (a, b) if a == b => format!("exactly {a}"),
-            (a, usize::MAX) => format!("at least {a}"),
-            (a, b) => format!("{a} to {b}"),
+            (a, b) if a == b => format!("exactly {}", counted(a as u64, "model")),
+            (a, usize::MAX) => format!("at least {}", counted(a as u64, "model")),
+            (a, b) => format!("{a} to {}", counted(b as u64, "model")),
         };
-        let counted = if self.method.base == BaseRole::Operand {
-            "models (the base counts)"
-        } else {
-            "models besides the base"
-        };
-        problems.push(format!(
-            "{}: {expected} {counted} expected, found {}",
-            self.method.name,
-            operands.len()
-        ));
+        let which =
+            if self.method.base == BaseRole::Operand { "(the base counts)" } else { "besides the base" };
+        problems.push(format!("{}: {expected} {which} expected, found {}", self.method.name, operands.len()));
     }
 }

@@ -22,7 +22,7 @@ pub struct ModelRef {
     pub revision: Option<String>,
     /// Adapter to apply to it.
     pub lora: Option<AdapterRef>,
-    /// Architecture to take it for, in place of the one in its `config.json`.
+    /// Architecture in place of the one in its `config.json`: that of the output if it is the donor.
     pub override_architecture: Option<String>,
 }
 

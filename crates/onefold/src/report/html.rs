@@ -10,7 +10,7 @@ use super::ReportError;
 use super::derived::{Derived, derive};
 use super::figures;
 use super::health::{Health, Layout};
-use super::show::{bytes, cosine, count, counted, percent, short_names, tidy};
+use super::show::{bytes, cosine, count, counted, percent, short_names, shortened, tidy};
 use super::{svg, tables};
 
 /// Rows of any table; the rest is counted.
@@ -67,7 +67,7 @@ pub(super) fn safe(markup: String) -> Value {
 
 /// A sentence in which `backticks` in pairs mark code.
 fn prose(sentence: &str) -> Value {
-    let sentence = tidy(sentence, SENTENCE);
+    let sentence = shortened(sentence, SENTENCE);
     let parts: Vec<String> = sentence.split('`').map(svg::escape).collect();
     let marked = |(at, part): (usize, &String)| {
         if at % 2 == 1 { format!("<code>{part}</code>") } else { part.clone() }
@@ -112,15 +112,10 @@ fn cards(health: &Health, layout: &Layout, derived: &Derived) -> Vec<Value> {
     if let Some(rate) = derived.sign_conflict_rate {
         cards.push(card("Sign conflicts", percent(rate), "where experts overlap".to_owned()));
     }
-    if let Some(own) =
-        derived.bounds.iter().find(|bound| bound.label == "this run").filter(|_| layout.experts > 1)
-    {
-        let above = own.value / derived.bounds[0].value - 1.0;
-        cards.push(card(
-            "Loss bound",
-            format!("+{}", percent(above.max(0.0))),
-            "above its minimum, MetaGPT's λ".to_owned(),
-        ));
+    let own = derived.bounds.iter().find(|bound| bound.label == "this run").filter(|_| layout.experts > 1);
+    if let Some(above) = own.and_then(|own| own.excess(derived.bounds[0].value)) {
+        let of = "above its minimum, MetaGPT's λ".to_owned();
+        cards.push(card("Loss bound", format!("+{}", percent(above)), of));
     }
     cards
 }

@@ -6,6 +6,7 @@
 //! So no number can differ between the terminal, the JSON and the page.
 
 mod blocks;
+mod bounds;
 mod card;
 mod derived;
 mod figures;
@@ -14,6 +15,7 @@ mod fixture;
 mod gather;
 mod health;
 mod html;
+mod lines;
 mod scale;
 mod show;
 mod svg;
@@ -23,13 +25,13 @@ mod warnings;
 
 use serde::Serialize;
 
+pub use bounds::{Bound, metagpt_lambda, upper_bound};
 pub use card::{CardInfo, CardSource, model_card};
-pub use derived::{
-    Block, Bound, Coefficient, Derived, Displacement, ExpertFigures, derive, metagpt_lambda, upper_bound,
-};
+pub use derived::{Block, Coefficient, Derived, Displacement, ExpertFigures, derive};
 pub use gather::{count, of_merge};
 pub use health::{CopiedTensor, DtypeCount, Health, TensorHealth, Totals};
 pub use html::to_html;
+pub(crate) use show::counted;
 pub use text::to_text;
 pub use warnings::Warning;
 

@@ -79,7 +79,7 @@ fn scaled(value: u64, exact_below: u64, units: &[&str], one: &str) -> String {
 }
 
 /// `1 tensor`, `3 tensors`.
-pub(super) fn counted(number: u64, thing: &str) -> String {
+pub(crate) fn counted(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
@@ -107,6 +107,14 @@ pub(super) fn tidy(name: &str, width: usize) -> String {
     let tail = fitting(clean.iter().rev(), room - room.div_ceil(3));
     let tail = clean[clean.len() - tail..].iter();
     clean[..head].iter().chain([&'…']).chain(tail).collect()
+}
+
+/// Prose on one line, at most `most` characters, left out at the end from a space on. As harmless as [`tidy`]'s names.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    let clean: String = text.chars().take(most + 1).map(harmless).collect();
+    let Some((end, _)) = clean.char_indices().nth(most) else { return clean };
+    let kept = clean[..end].rfind(' ').map_or(&clean[..end], |space| &clean[..space]);
+    format!("{} …", kept.trim_end())
 }
 
 fn harmless(character: char) -> char {
@@ -184,6 +192,14 @@ mod tests {
         assert_eq!(width(&tidy(&"模".repeat(50), 20)), 19);
         assert_eq!(tidy(&"x".repeat(1_000_000), 10).chars().count(), 10);
         assert_eq!(tidy("abc", 0), "…");
+    }
+
+    #[test]
+    fn prose_is_left_out_from_a_word_on() {
+        assert_eq!(shortened("3.15 MB of it anonymous", 20), "3.15 MB of it …");
+        assert_eq!((shortened("ab cd", 5), shortened("", 0)), ("ab cd".into(), String::new()));
+        assert_eq!(shortened("a\x1b[2J\n and more", 6), "a\u{FFFD}[2J\u{FFFD} …");
+        assert_eq!(shortened(&"模".repeat(50), 3), "模模模 …");
     }
 
     #[test]

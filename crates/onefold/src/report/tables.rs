@@ -3,7 +3,8 @@
 use minijinja::{Value, context};
 
 use super::blocks::{Kind, kinds};
-use super::derived::{Bound, Derived, ExpertFigures};
+use super::bounds::Bound;
+use super::derived::{Derived, ExpertFigures};
 use super::health::{CopiedTensor, DtypeCount, Health, Layout};
 use super::html::{NAME, ROWS, safe};
 use super::show::{bytes, cosine, count, counted, lambda, number, percent, range, shape, tidy};
@@ -134,7 +135,7 @@ pub(super) fn bounds(derived: &Derived) -> Option<Value> {
         let class = if bound.label == "this run" { "k1" } else { "a" };
         let above = match bound.label.as_str() {
             "metagpt" => "the minimum".to_owned(),
-            _ => format!("+{}", percent((bound.value / least - 1.0).max(0.0))),
+            _ => bound.excess(least).map_or_else(|| "–".to_owned(), |above| format!("+{}", percent(above))),
         };
         vec![
             plain(name),

@@ -1,15 +1,15 @@
-//! Tables for a terminal: at most [`WIDTH`] columns, readable without colour, warnings last where the eye rests.
+//! Tables for a terminal: at most [`WIDTH`](super::lines::WIDTH) columns, readable without colour, warnings last where the eye rests.
 
 use super::ReportError;
 use super::blocks::kinds;
-use super::derived::{Bound, Derived, derive};
+use super::bounds::Bound;
+use super::derived::{Derived, derive};
 use super::health::{Health, Layout};
+use super::lines::{Table, listed, wrapped};
 use super::show::{
-    bytes, cosine, count, counted, lambda, number, percent, range, shape, short_names, tidy, width,
+    bytes, cosine, count, counted, lambda, number, percent, range, shape, short_names, shortened, tidy,
 };
 
-/// Columns that every line fits into.
-const WIDTH: usize = 100;
 /// A wider cosine matrix would not fit; the closest pairs are listed instead.
 const MATRIX: usize = 10;
 /// Experts, pairs, blocks or tensors listed before the rest is only counted.
@@ -135,9 +135,10 @@ fn facts(derived: &Derived) -> String {
     if derived.experts.len() > 1 && !derived.bounds.is_empty() {
         // All but the first as an excess over it: the value itself has no unit that means anything.
         let least = derived.bounds[0].value;
-        // Below a millionth of a per cent it is rounding.
-        let above = |bound: &Bound| Some(bound.value / least - 1.0).filter(|x| *x > 1e-8).unwrap_or(0.0);
-        let excess = |bound: &Bound| format!("{} +{}", bound.label, percent(above(bound)));
+        let excess = |bound: &Bound| match bound.excess(least) {
+            Some(above) => format!("{} +{}", bound.label, percent(above)),
+            None => format!("{} {}", bound.label, number(bound.value)),
+        };
         let bounds: Vec<String> = std::iter::once(format!("metagpt {}", number(least)))
             .chain(derived.bounds.iter().skip(1).map(excess))
             .collect();
@@ -216,14 +217,14 @@ fn run(health: &Health) -> String {
         .run
         .iter()
         .take(4 * ROWS)
-        .map(|(key, value)| format!("{} {}", tidy(key, 20), tidy(value, 60)))
+        .map(|(key, value)| format!("{} {}", tidy(key, 20), shortened(value, 400)))
         .collect();
-    wrapped("", &facts.join(" · "))
+    listed(&facts)
 }
 
 fn warnings(derived: &Derived) -> String {
     let shown = derived.warnings.iter().take(4 * ROWS);
-    let lines: Vec<String> = shown.map(|warning| wrapped("! ", &tidy(&warning.message, 2000))).collect();
+    let lines: Vec<String> = shown.map(|warning| wrapped("! ", &shortened(&warning.message, 2000))).collect();
     lines.join("\n") + &more(derived.warnings.len(), 4 * ROWS, "warning")
 }
 
@@ -235,66 +236,11 @@ fn more(all: usize, shown: usize, thing: &str) -> String {
     }
 }
 
-/// Breaks at spaces so that no line exceeds [`WIDTH`]; later lines are indented below the text.
-fn wrapped(first: &str, text: &str) -> String {
-    let indent = " ".repeat(width(first));
-    let (mut out, mut used) = (first.to_owned(), width(first));
-    for (at, word) in text.split(' ').enumerate() {
-        let word = tidy(word, WIDTH - width(first));
-        if at > 0 && used + 1 + width(&word) > WIDTH {
-            out += &format!("\n{indent}");
-            used = width(first);
-        } else if at > 0 {
-            out.push(' ');
-            used += 1;
-        }
-        used += width(&word);
-        out += &word;
-    }
-    if text.is_empty() { String::new() } else { out }
-}
-
-/// Right-aligned columns, but for those in `left`.
-#[derive(Default)]
-struct Table {
-    header: Vec<String>,
-    rows: Vec<Vec<String>>,
-    left: &'static [usize],
-}
-
-impl Table {
-    fn new(header: &str) -> Self {
-        Self { header: header.split('|').map(str::to_owned).collect(), ..Self::default() }
-    }
-
-    fn head_if(&mut self, condition: bool, header: &str) {
-        self.header.extend(header.split('|').filter(|_| condition).map(str::to_owned));
-    }
-
-    /// Title, header, rows; nothing for an empty table.
-    fn titled(&self, title: &str) -> String {
-        if self.rows.is_empty() {
-            return String::new();
-        }
-        let lines = || std::iter::once(&self.header).chain(&self.rows);
-        let widths: Vec<usize> = (0..self.header.len())
-            .map(|at| lines().filter_map(|line| line.get(at)).map(|cell| width(cell)).max().unwrap_or(0))
-            .collect();
-        let cell = |(at, cell): (usize, &String)| {
-            let pad = " ".repeat(widths[at].saturating_sub(width(cell)));
-            if self.left.contains(&at) { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
-        };
-        let line = |line: &Vec<String>| {
-            let cells: Vec<String> = line.iter().take(widths.len()).enumerate().map(cell).collect();
-            format!("  {}", cells.join("  ")).trim_end().to_owned()
-        };
-        std::iter::once(title.to_owned()).chain(lines().map(line)).collect::<Vec<_>>().join("\n")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::lines::WIDTH;
+    use crate::report::show::width;
     use crate::report::{TensorHealth, fixture};
 
     #[test]
@@ -396,6 +342,29 @@ No NaN, no Inf
             let widest = text.lines().max_by_key(|line| width(line)).unwrap();
             assert!(width(widest) <= WIDTH, "{k}: {} {widest}", width(widest));
         }
+    }
+
+    #[test]
+    fn the_facts_of_a_run_keep_their_words() {
+        let mut health = fixture::plain(None, &[&[1.0]]);
+        let peak = "1.23 GB (3.15 MB of it anonymous at the end, the rest mapped files)";
+        let facts =
+            [("time", "0.02 s"), ("inputs", "175.58 kB"), ("written", "43.90 kB"), ("peak memory", peak)];
+        health.run = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        health.run.push(("command".to_owned(), "word ".repeat(500)));
+        let text = to_text(&health).unwrap();
+        let facts = &text[text.find("time 0.02").unwrap()..];
+        assert!(facts.starts_with(&format!(
+            "time 0.02 s · inputs 175.58 kB · written 43.90 kB\npeak memory {peak}\n"
+        )));
+        assert!(facts.trim_end().ends_with("word …") && facts.split_whitespace().count() < 120, "{facts}");
+        assert!(facts.lines().all(|line| width(line) <= WIDTH), "{facts}");
+    }
+
+    #[test]
+    fn nothing_is_a_multiple_of_no_loss() {
+        let text = to_text(&fixture::plain(Some(&[9.0, 0.0]), &[&[0.0, 0.0], &[0.0, 1.0]])).unwrap();
+        assert!(text.contains("metagpt 0 · uniform 0.1250 · 0.3 0.2450 · 1.0 0\n"), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::derived::Derived;
-use super::health::{Gramian, Health, Layout};
+use super::health::{Gramian, Health, Layout, TensorHealth};
 use super::show::{counted, number, percent, tidy};
 
 /// One coefficient that outweighs all others together; MetaGPT then nearly returns that expert.
@@ -27,7 +27,7 @@ const EACH: usize = 3;
 /// One warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Warning {
-    /// Stable word for scripts: `run`, `non_finite`, `zero_task_vector`, `identical_experts`, `overlap`,
+    /// Stable word for scripts: `run`, `non_finite`, `model_stock_range`, `zero_task_vector`, `identical_experts`, `overlap`,
     /// `dominant_expert`, `unequal_norms` or `far_from_base`.
     pub code: &'static str,
     /// The sentence for people.
@@ -39,6 +39,7 @@ pub(crate) fn all(health: &Health, layout: &Layout, derived: &Derived, gramian: 
     let own = health.warnings.iter().map(|message| ("run", message.clone()));
     let mut found: Vec<(&'static str, String)> = own.collect();
     found.extend(non_finite(health, layout).map(|message| ("non_finite", message)));
+    found.extend(model_stock_range(health).map(|message| ("model_stock_range", message)));
     if layout.vectors > 0 && !layout.single() {
         let names: Vec<String> = health.experts.iter().map(|name| tidy(name, 60)).collect();
         let about = zero(&names, layout, derived).into_iter().chain(pairs(&names, layout, derived, gramian));
@@ -86,6 +87,33 @@ fn non_finite(health: &Health, layout: &Layout) -> Option<String> {
          Every figure that includes them is void; find out which training run broke before using this model.",
         tidy(&tensor.name, 80),
         tidy(&layout.model_name(health, model), 60),
+    ))
+}
+
+/// Model Stock's `t = N c/(1 + (N−1) c)` (c the mean cosine) has a pole at `c = −1/(N−1)`: where the experts undo each other
+/// it goes far beyond both ends, the base (0) and the mean of the experts (1).
+fn model_stock_range(health: &Health) -> Option<String> {
+    if health.method.as_deref() != Some("model_stock") {
+        return None;
+    }
+    let steps = health.tensors.iter().filter_map(|tensor| {
+        Some((tensor.coefficients.as_ref()?.iter().sum::<f64>(), tensor)) // t is the sum of N coefficients t/N
+    });
+    // Rounding makes a 1 of equal experts slightly more.
+    let outside = |t: f64| (-t).max(t - 1.0);
+    let mut beyond: Vec<(f64, &TensorHealth)> = steps.filter(|(t, _)| outside(*t) > 1e-6).collect();
+    beyond.sort_by(|a, b| outside(b.0).total_cmp(&outside(a.0)));
+    let &(t, tensor) = beyond.first()?;
+    let more = match beyond.len() {
+        1 => String::new(),
+        all => format!(", the furthest of {}", counted(all as u64, "tensor")),
+    };
+    Some(format!(
+        "Model Stock takes t = {} in {}{more}, outside of 0 (the base) to 1 (the mean of the experts). The task vectors \
+         point against each other there, so that the angle says little; merge experts of the same task, or compare \
+         another method.",
+        number(t),
+        tidy(&tensor.name, 80),
     ))
 }
 
@@ -257,6 +285,28 @@ mod tests {
         let warning = warnings.iter().find(|warning| warning.code == "non_finite").unwrap();
         assert!(warning.message.contains("7 NaN and 0 Inf in "), "{}", warning.message);
         assert!(warning.message.contains(&health.experts[1]) && warning.message.contains("1 more place"));
+    }
+
+    #[test]
+    fn model_stock_says_where_it_leaves_the_segment() {
+        let mut health = fixture::merge();
+        health.method = Some("model_stock".into());
+        let set = |health: &mut crate::report::Health, at: usize, t: f64| {
+            health.tensors[at].coefficients = Some(vec![t / 3.0; 3]);
+        };
+        (0..health.tensors.len()).for_each(|at| set(&mut health, at, if at % 2 == 0 { 0.0 } else { 1.0 }));
+        let about = |health: &crate::report::Health| {
+            let warnings = derive(health).unwrap().warnings;
+            warnings.into_iter().find(|w| w.code == "model_stock_range").map(|w| w.message)
+        };
+        assert_eq!(about(&health), None);
+        set(&mut health, 3, -18.0);
+        set(&mut health, 7, -0.5);
+        let message = about(&health).unwrap();
+        assert!(message.starts_with("Model Stock takes t = -18.00 in model.layers.0."), "{message}");
+        assert!(message.contains("the furthest of 2 tensors"), "{message}");
+        health.method = Some("task_arithmetic".into());
+        assert_eq!(about(&health), None);
     }
 
     #[test]

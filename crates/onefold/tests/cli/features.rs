@@ -176,6 +176,57 @@ fn slices_renumber_layers_and_their_entries_in_the_config() {
 }
 
 #[test]
+fn override_architecture_is_that_of_the_output() {
+    let dir = temp();
+    let mut random = Random(8);
+    for name in ["a", "b"] {
+        let config = json!({"architectures": ["OldForCausalLM"], "x": 1});
+        write_model(&dir.path().join(name), &tiny(&mut random, "model.", true), &config);
+    }
+    fs::create_dir(dir.path().join("bare")).unwrap();
+    fs::copy(dir.path().join("a/model.safetensors"), dir.path().join("bare/model.safetensors")).unwrap();
+    let model = |path: &str, architecture: &str| {
+        let model = match architecture {
+            "" => json!(path),
+            name => json!({"model": path, "override_architecture": name}),
+        };
+        json!({"model": model, "parameters": {"weight": 1}})
+    };
+    let recipe = |models: &[Value]| json!({"merge_method": "linear", "models": models}).to_string();
+    let new = "NewForCausalLM";
+    for (out, second) in [("one", ""), ("both", new)] {
+        merged(dir.path(), &recipe(&[model("a", new), model("b", second)]), out, &[]);
+        let config = json_file(&dir.path().join(out).join("config.json"));
+        assert_eq!(config, json!({"architectures": [new], "x": 1}));
+    }
+    // What the donor states already is no contradiction; anything else is, and would have no effect.
+    merge(dir.path(), &recipe(&[model("a", ""), model("b", "OldForCausalLM")]), "same", &[]).ok();
+    let ran = merge(dir.path(), &recipe(&[model("a", ""), model("b", new)]), "no", &[]);
+    ran.fails(
+        2,
+        &["model b: `override_architecture: NewForCausalLM`", "is OldForCausalLM, that of a", "leave it out"],
+    );
+    let ran = merge(dir.path(), &recipe(&[model("bare", new), model("a", "")]), "no", &[]);
+    ran.fails(2, &["model bare: `override_architecture: NewForCausalLM`", "has no config.json"]);
+}
+
+#[test]
+fn one_local_path_has_one_mask() {
+    let dir = llamas();
+    let recipe = |path: &str| {
+        format!(
+            "merge_method: dare_linear\nbase_model: base\nmodels:\n- model: {path}\n  parameters: {{weight: 1, density: 0.5}}\n"
+        )
+    };
+    let plain = merged(dir.path(), &recipe("expert1"), "plain", &[]);
+    for (out, path) in [("dot", "./expert1"), ("slash", "expert1/"), ("back", "base/../expert1")] {
+        assert_eq!(merged(dir.path(), &recipe(path), out, &[]), plain, "{path}");
+    }
+    copy_dir(&dir.path().join("expert1"), &dir.path().join("another"));
+    assert_ne!(merged(dir.path(), &recipe("another"), "another-out", &[]), plain, "masks depend on the name");
+}
+
+#[test]
 fn tensors_that_are_no_floats_are_copied() {
     let dir = temp();
     let mut random = Random(6);
@@ -363,6 +414,12 @@ fn inspect_compares_experts_with_their_base() {
     }
     onefold(dir.path(), &args).fails(1, &["page.html", "exists already"]);
     onefold(dir.path(), &[&args[..], &["--force"]].concat()).ok();
+    // The base has no task vector to compare.
+    let none = onefold(dir.path(), &["inspect", "base", "./base", "--base", "base"]);
+    none.fails(2, &["base is the base itself: its task vector is zero", "name an expert"]);
+    assert!(!none.stderr.contains("metagpt"), "{}", none.stderr);
+    let some = onefold(dir.path(), &["inspect", "base", "expert1", "--base", "base"]).ok().stdout;
+    assert!(some.contains("! base is the base itself") && some.contains("1 expert "), "{some}");
     // Without a base the models themselves are compared.
     onefold(dir.path(), &["inspect", "expert1", "expert2"]).ok();
 }

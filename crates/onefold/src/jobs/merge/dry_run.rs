@@ -1,0 +1,90 @@
+//! `--dry-run`: what a merge would do, as text or as one event.
+
+use std::path::Path;
+
+use onefold_checkpoint::output::Layout;
+use onefold_merge::stream::Work;
+use serde_json::json;
+
+use super::budget::{Budget, show_bytes};
+use crate::models::Library;
+use crate::plan::Plan;
+use crate::progress::Shell;
+use crate::report::counted;
+
+/// Shows the plan.
+pub(super) fn dry_run(
+    plan: &Plan,
+    layout: &Layout,
+    budget: &Budget,
+    library: &Library,
+    out: &Path,
+    shell: &Shell,
+) {
+    let merged = plan.tensors.iter().filter(|t| matches!(t.work, Work::Merge(_))).count();
+    let read: u64 = library.all().map(|m| m.checkpoint.size()).sum();
+    let facts = [
+        ("output", out.display().to_string()),
+        ("method", plan.method.name.to_owned()),
+        ("base", plan.origin.clone().unwrap_or_else(|| "none".into())),
+        ("models", plan.operands.join(", ")),
+        ("tensors", format!("{merged} merged, {} copied", plan.tensors.len() - merged)),
+        (
+            "inputs",
+            format!(
+                "{} in {}, {}",
+                show_bytes(read),
+                counted(library.all().count() as u64, "model"),
+                passes(plan.method.passes)
+            ),
+        ),
+        (
+            "to write",
+            format!(
+                "{} in {}",
+                show_bytes(layout.file_bytes()),
+                counted(layout.shard_names().count() as u64, "file")
+            ),
+        ),
+        (
+            "memory",
+            format!("{} at most, {}", show_bytes(budget.bytes), counted(budget.threads as u64, "thread")),
+        ),
+        ("files", plan.files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ")),
+    ];
+    if shell.json() {
+        let tensors: Vec<_> = plan.tensors.iter().map(|t| json!({"name": t.output.name, "dtype": t.output.dtype.safetensors_name(), "shape": t.output.shape, "copied": matches!(t.work, Work::Copy(_))})).collect();
+        let facts: serde_json::Map<String, serde_json::Value> =
+            facts.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+        shell.event("plan", &json!({"facts": facts, "tensors": tensors, "bytes_to_read": read, "bytes_to_write": layout.file_bytes(), "peak_memory": budget.bytes, "notes": plan.notes, "warnings": plan.warnings}));
+        return;
+    }
+    let mut text = String::from("plan (nothing was done)\n");
+    for (name, value) in facts {
+        text += &format!("  {name:9} {value}\n");
+    }
+    plan.notes.iter().for_each(|n| text += &format!("  {n}\n"));
+    if let Some(built) = &plan.vocabulary {
+        text += &format!("{}\n", built.report);
+    }
+    plan.warnings.iter().for_each(|w| text += &format!("warning: {w}\n"));
+    shell.result(&text);
+}
+
+/// A method's number of passes as a phrase: `2 to 5` are passes, and so are `2, more if sparsified`.
+fn passes(number: &str) -> String {
+    let (number, condition) = number.split_at(number.find(',').unwrap_or(number.len()));
+    let noun = if number == "1" { "pass" } else { "passes" };
+    format!("{number} {noun}{condition}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_are_a_phrase() {
+        let shown = ["1", "2", "2 to 5", "2, more if sparsified"].map(passes);
+        assert_eq!(shown, ["1 pass", "2 passes", "2 to 5 passes", "2 passes, more if sparsified"]);
+    }
+}
