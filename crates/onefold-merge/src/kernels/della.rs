@@ -7,6 +7,8 @@ use multiversion::multiversion;
 
 /// Buckets of a row: zeros; all that is small; then seven bits of mantissa, eight octaves up to the largest magnitude.
 const BUCKETS: usize = 1024;
+/// Buckets that are looked at together.
+const RUN: usize = 16;
 /// Marks a bucket that may hold several magnitudes, in a word that holds a count or a rank beside it.
 const MIXED: u32 = 1 << 31;
 /// 2³²: probabilities are compared to random numbers of 32 bits.
@@ -118,21 +120,35 @@ fn count(x: &[f32], buffers: &mut Buffers) {
 
 /// Ranks by bucket, then by index: exact where a bucket holds one magnitude, wrong by less than its size elsewhere.
 fn rank(buffers: &mut Buffers) {
-    let Buffers { bucket, rank, count, next, .. } = buffers;
-    let (mut start, mut slack) = (0, 0);
-    for (count, next) in count.iter().zip(&mut *next) {
-        let size = count & !MIXED;
-        let mixed = count & if size > 1 { MIXED } else { 0 };
-        *next = start | mixed;
-        slack = slack.max(if mixed > 0 { size } else { 0 });
-        start += size;
-    }
-    buffers.slack = slack;
+    let Buffers { bucket, rank, count, next, slack, .. } = buffers;
+    *slack = starts(count, next);
     for (rank, b) in rank.iter_mut().zip(&*bucket) {
         let next = &mut next[usize::from(*b) % BUCKETS];
         *rank = *next;
         *next += 1;
     }
+}
+
+/// The first rank of every bucket; returns the size of the largest mixed one.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
+fn starts(count: &[u32; BUCKETS], next: &mut [u32; BUCKETS]) -> u32 {
+    let (mut start, mut largest) = (0, 0);
+    for (count, next) in count.chunks_exact(RUN).zip(next.chunks_exact_mut(RUN)) {
+        let top = count.iter().fold(0, |top, count| top.max(*count));
+        // Most buckets are empty where magnitudes are few.
+        if top == 0 {
+            continue;
+        }
+        largest = largest.max(top);
+        for (count, next) in count.iter().zip(next) {
+            let size = count & !MIXED;
+            // One element has its rank for sure.
+            *next = start | count & u32::from(size > 1) << 31;
+            start += size;
+        }
+    }
+    // The flag is the highest bit: a mixed bucket, if there is one, is above the others.
+    if largest & MIXED == 0 { 0 } else { largest & !MIXED }
 }
 
 /// Decides by the ranks as they are; whether the threshold of some element of a mixed bucket is within `reach`.
