@@ -50,27 +50,6 @@ fn is_left_out(name: &str) -> bool {
         || name.starts_with("events.out")
 }
 
-/// Tokenizer files by name: when a tokenizer is built, these come from it alone.
-fn is_tokenizer_file(name: &str) -> bool {
-    let names = [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "tokenizer.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "tiktoken.model",
-        "tekken.json",
-        "vocab.json",
-        "merges.txt",
-        "vocab.txt",
-        "chat_template.jinja",
-        "chat_template.json",
-    ];
-    names.contains(&name) || name.starts_with("additional_chat_templates/")
-}
-
 /// The donor's config with the changes of the merge.
 ///
 /// # Errors
@@ -101,7 +80,9 @@ pub fn beside(
 ) -> Result<Vec<OutputFile>, Vec<String>> {
     let mut files = donor_files(donor.checkpoint.dir()).map_err(|e| vec![e])?;
     if let Some(built) = vocabulary {
-        files.retain(|f| !is_tokenizer_file(&f.name) && !built.files.iter().any(|b| b.name == f.name));
+        files.retain(|f| {
+            !tokenizer::is_tokenizer_file(&f.name) && !built.files.iter().any(|b| b.name == f.name)
+        });
         files.extend(built.files.iter().cloned());
     }
     if let Some(kind) = &recipe.chat_template {

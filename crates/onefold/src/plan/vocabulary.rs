@@ -41,7 +41,6 @@ pub fn build(
         source,
         rules: spec.tokens.iter().map(rule).collect(),
         pad_to_multiple_of: spec.pad_to_multiple_of,
-        keep_padding: true,
     };
     tokenizer::build(&request).map(Arc::new).map_err(|e| e.to_string())
 }

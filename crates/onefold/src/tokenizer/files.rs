@@ -22,11 +22,12 @@ pub(super) const SLOW: [&str; 8] = [
     "merges.txt",
     "vocab.txt",
 ];
-/// Files about the tokenizer or its use that hold whatever the vocabulary.
-const BESIDE: [&str; 7] = [
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
+/// What is told of its tokens beside it; a changed vocabulary changes these.
+const TOKENS: [&str; 2] = ["tokenizer_config.json", "added_tokens.json"];
+/// Other files of a tokenizer, which hold whatever the vocabulary.
+const UNCHANGED: [&str; 3] = ["special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
+/// Files about the use of a model that name tokens, or what stands for them.
+const USE: [&str; 4] = [
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -63,11 +64,17 @@ impl OutputFile {
     }
 }
 
+/// Whether a file of a model's directory belongs to its tokenizer, so that another tokenizer comes without it.
+pub fn is_tokenizer_file(name: &str) -> bool {
+    let in_templates = name.strip_prefix(TEMPLATES).is_some_and(|rest| rest.starts_with('/'));
+    in_templates || name == FAST || TOKENS.iter().chain(&SLOW).chain(&UNCHANGED).any(|known| *known == name)
+}
+
 /// All tokenizer files of `dir` unchanged, in order of their names.
 pub(super) fn copies(dir: &Path) -> Result<Vec<OutputFile>, TokenizerError> {
-    let edited = [FAST, "tokenizer_config.json", "added_tokens.json"];
-    let names = edited.iter().chain(&SLOW).chain(&BESIDE).filter(|name| dir.join(name).is_file());
-    let mut files: Vec<OutputFile> = names.map(|name| OutputFile::copied(dir, name)).collect();
+    let names = std::iter::once(&FAST).chain(&TOKENS).chain(&SLOW).chain(&UNCHANGED).chain(&USE);
+    let here = names.filter(|name| dir.join(name).is_file());
+    let mut files: Vec<OutputFile> = here.map(|name| OutputFile::copied(dir, name)).collect();
     for name in templates(dir)? {
         files.push(OutputFile::copied(dir, &name));
     }
@@ -127,4 +134,28 @@ pub(super) fn changed(
         });
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one list copies for a tokenizer and what another leaves out for it must not drift apart.
+    #[test]
+    fn what_is_copied_for_a_tokenizer_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let names =
+            ["tokenizer.json", "vocab.txt", "tekken.json", "added_tokens.json", "chat_template.jinja"];
+        let templates = dir.path().join(TEMPLATES);
+        std::fs::create_dir(&templates).unwrap();
+        for path in names.map(|name| dir.path().join(name)).into_iter().chain([templates.join("x.jinja")]) {
+            std::fs::OpenOptions::new().write(true).create_new(true).open(path).unwrap();
+        }
+        let found: Vec<String> = copies(dir.path()).unwrap().into_iter().map(|file| file.name).collect();
+        assert_eq!(found.len(), 6, "{found:?}");
+        assert!(found.iter().all(|name| is_tokenizer_file(name)), "{found:?}");
+        for other in ["generation_config.json", "config.json", "additional_chat_templates.json"] {
+            assert!(!is_tokenizer_file(other), "{other}");
+        }
+    }
 }

@@ -7,8 +7,8 @@
 //!
 //! Results follow mergekit's `tokenizer` section, except where its behaviour is a defect:
 //! * The number of rows is the largest id plus one, never the number of entries: id gaps are padding rows.
-//! * Padding survives: an output has at least the rows of its donor unless `keep_padding` is off or
-//!   `pad_to_multiple_of` is given (mergekit always shrinks to the number of tokens).
+//! * Padding survives: an output has at least the rows of its donor unless `pad_to_multiple_of` is
+//!   given (mergekit always shrinks to the number of tokens, as `pad_to_multiple_of: 1` does).
 //! * A token beyond its model's embedding is absent from that model, for every tokenizer model, and its merges
 //!   go with it (mergekit: a crash, or BPE only).
 //! * Order is that of the request, never that of a set.
@@ -37,7 +37,7 @@ use rayon::prelude::*;
 
 pub use chat::{BUILT_IN, ChatTemplate, chat_template};
 pub use error::TokenizerError;
-pub use files::{FileContent, OutputFile};
+pub use files::{FileContent, OutputFile, is_tokenizer_file};
 pub use report::{ModelTokens, TokenClass, TokenReport};
 pub use request::{MAX_MODELS, MAX_ROWS, ModelTokenizer, Request, Source, TokenName, TokenRule, TokenSource};
 pub use rows::{Row, RowMap, Run};
@@ -84,8 +84,7 @@ fn from_fast(
     let mut table = tabulate(request, &parsed, of_model);
     let donor = request.donor();
     let same = distinct.len() == 1 && request.models.iter().all(|model| model.rows == request.models[0].rows);
-    let asks_nothing =
-        request.rules.is_empty() && request.pad_to_multiple_of.is_none() && request.keep_padding;
+    let asks_nothing = request.rules.is_empty() && request.pad_to_multiple_of.is_none();
     let output = plan::output(request, donor, same && asks_nothing, &vocabularies, &mut table);
     let model = &request.models[donor];
     if output.token_at.is_empty() {
@@ -165,8 +164,6 @@ fn same_slow(request: &Request) -> Result<Built, TokenizerError> {
         return only_copied("tokens");
     } else if request.pad_to_multiple_of.is_some() {
         return only_copied("pad_to_multiple_of");
-    } else if !request.keep_padding {
-        return only_copied("keep_padding: false");
     } else if request.models.iter().any(|model| model.rows != first.rows) {
         return only_copied("embeddings of different sizes");
     }

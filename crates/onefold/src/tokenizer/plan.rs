@@ -164,7 +164,6 @@ fn promote(
 pub(super) fn row_count(request: &Request, donor_rows: usize, tokens: usize) -> usize {
     match request.pad_to_multiple_of {
         Some(multiple) => tokens.checked_next_multiple_of(multiple).unwrap_or(usize::MAX),
-        None if request.keep_padding => tokens.max(donor_rows),
-        None => tokens,
+        None => tokens.max(donor_rows),
     }
 }

@@ -82,10 +82,9 @@ pub struct Request {
     pub source: Source,
     /// The recipe's `tokens`.
     pub rules: Vec<TokenRule>,
-    /// Round the number of tokens up to a multiple of this, in place of the donor's padding.
+    /// Round the number of tokens up to a multiple of this (1: a row per token). Without it an output has at least the
+    /// rows of its donor.
     pub pad_to_multiple_of: Option<usize>,
-    /// Keep at least as many rows as the donor has.
-    pub keep_padding: bool,
 }
 
 impl Request {

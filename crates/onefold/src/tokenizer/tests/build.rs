@@ -124,11 +124,9 @@ fn padding_is_kept_rounded_or_cut() {
     );
     assert_eq!(built.report.models[1].padding_means, 1);
     assert_eq!(built.token_rows.first(), Some(&(0..3)));
-    request.keep_padding = false;
-    assert_eq!(build(&request).unwrap().rows, 3);
+    request.pad_to_multiple_of = Some(1);
+    assert_eq!(build(&request).unwrap().rows, 3, "a row per token");
     request.pad_to_multiple_of = Some(4);
-    assert_eq!(build(&request).unwrap().rows, 4);
-    request.keep_padding = true;
     assert_eq!(build(&request).unwrap().rows, 4, "the asked-for padding replaces the kept one");
 }
 

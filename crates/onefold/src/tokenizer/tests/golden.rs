@@ -54,10 +54,10 @@ fn request(case: &Value, names: &[&str]) -> Request {
         rules: rules
             .map(|(token, entry)| rule(token, source(&entry["source"], names), entry["force"] == true))
             .collect(),
-        pad_to_multiple_of: section["pad_to_multiple_of"]
-            .as_u64()
-            .map(|multiple| usize::try_from(multiple).unwrap()),
-        keep_padding: false,
+        // mergekit always cuts the padding off.
+        pad_to_multiple_of: Some(
+            section["pad_to_multiple_of"].as_u64().map_or(1, |multiple| usize::try_from(multiple).unwrap()),
+        ),
     }
 }
 

@@ -59,7 +59,6 @@ impl Fixture {
             source,
             rules: Vec::new(),
             pad_to_multiple_of: None,
-            keep_padding: true,
         }
     }
 

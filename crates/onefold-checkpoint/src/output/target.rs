@@ -1,0 +1,99 @@
+//! The place of the output: what may be written or replaced there, and the step that puts the finished directory into it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::CheckpointError;
+
+/// Refuses a target that exists (unless `force`), that lies around an input, or that is no model.
+pub(super) fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), CheckpointError> {
+    let target = absolute(dir);
+    for input in inputs {
+        let input = absolute(input);
+        if input.starts_with(&target) || input.starts_with(with_suffix(&target, ".partial")) {
+            return Err(CheckpointError::OutputIsInput { path: dir.to_owned(), input });
+        }
+    }
+    if dir.symlink_metadata().is_ok() && !force {
+        return Err(CheckpointError::OutputExists { path: dir.to_owned() });
+    }
+    if force && !is_replaceable(dir) {
+        return Err(CheckpointError::OutputIsNoModel { path: dir.to_owned() });
+    }
+    Ok(())
+}
+
+/// Whether `--force` may delete what is there: a model directory, an empty one, or nothing. A home directory is neither.
+fn is_replaceable(dir: &Path) -> bool {
+    let marks = ["onefold.json", "config.json", "model.safetensors", "model.safetensors.index.json"];
+    let empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    dir.symlink_metadata().is_err() || marks.iter().any(|name| dir.join(name).is_file()) || empty()
+}
+
+/// `path` without links, or as near to that as the existing part of it allows.
+fn absolute(path: &Path) -> PathBuf {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut tail = Vec::new();
+    let mut head = full.as_path();
+    loop {
+        if let Ok(real) = head.canonicalize() {
+            return tail.iter().rev().fold(real, |p, part| p.join(part));
+        }
+        match (head.parent(), head.file_name()) {
+            (Some(parent), Some(name)) => {
+                tail.push(name);
+                head = parent;
+            }
+            _ => return full.clone(),
+        }
+    }
+}
+
+/// `path` with `suffix` added to its last part.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+pub(super) fn sync_dir(dir: &Path) -> Result<(), CheckpointError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(CheckpointError::io(dir, "sync"))
+}
+
+/// Moves `partial` to `dir`. An existing output is removed only when the new one is in its place.
+pub(super) fn replace(partial: &Path, dir: &Path) -> Result<(), CheckpointError> {
+    let failed = || CheckpointError::io(dir, "move the finished output to its place");
+    let old = if dir.symlink_metadata().is_ok() {
+        Some(exchange(partial, dir).map_err(failed())?)
+    } else {
+        fs::rename(partial, dir).map_err(failed())?;
+        None
+    };
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_dir(parent)?;
+    let Some(old) = old else { return Ok(()) };
+    let removed = if old.is_dir() { fs::remove_dir_all(&old) } else { fs::remove_file(&old) };
+    removed.map_err(CheckpointError::io(&old, "remove the replaced output"))
+}
+
+/// Puts `partial` in the place of `dir`, and says where the old one is: in one step where the system can, so that at
+/// no instant there is none.
+fn exchange(partial: &Path, dir: &Path) -> std::io::Result<PathBuf> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, partial, CWD, dir, RenameFlags::EXCHANGE) {
+            Ok(()) => return Ok(partial.to_owned()),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let old = with_suffix(dir, ".replaced");
+    fs::rename(dir, &old)?;
+    fs::rename(partial, dir).inspect_err(|_| {
+        // Give the user back what was there; the first error is the one to report.
+        let _ = fs::rename(&old, dir);
+    })?;
+    Ok(old)
+}

@@ -1,0 +1,175 @@
+//! `onefold merge`: recipe → plan → stream → commit → report.
+
+mod budget;
+mod dry_run;
+mod identity;
+mod record;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use onefold_checkpoint::CheckpointError;
+use onefold_checkpoint::output::{Layout, Opened, Output};
+use onefold_merge::{METHODS, MergeError, methods, stream};
+
+use super::{dir_of, hub_config, on_pool, tell_hub, threads};
+use crate::cli::{Common, MergeArgs};
+use crate::models::Library;
+use crate::plan::{self, Options};
+use crate::progress::{Failure, Shell};
+use crate::recipe::{self, ModelRef, Problems, Recipe};
+use budget::Budget;
+use dry_run::dry_run;
+use identity::{identity, is_done};
+use record::Run;
+
+/// Runs the job.
+///
+/// # Errors
+/// [`Failure::Usage`] with all problems of recipe and inputs, or [`Failure::Job`].
+pub fn run(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(), Failure> {
+    let recipes = read_recipes(args, common, shell)?;
+    let intermediate = args.intermediate.clone().unwrap_or_else(|| with_suffix(&args.output, ".merges"));
+    let alone = recipes.len() == 1;
+    let mut named = BTreeMap::new();
+    for recipe in &recipes {
+        let target = match &recipe.name {
+            Some(name) if !alone => intermediate.join(&name.value),
+            _ => args.output.clone(),
+        };
+        one(recipe, &target, &named, args, common, shell)?;
+        if let Some(name) = &recipe.name {
+            named.insert(name.value.clone(), target);
+        }
+    }
+    Ok(())
+}
+
+/// Reads and judges all recipes of the file, and opens the models that exist already, so that everything that is wrong
+/// comes in one answer. Returns them in the order in which they run.
+fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<Vec<Recipe>, Failure> {
+    let file = args.recipe.display().to_string();
+    let text = std::fs::read_to_string(&args.recipe)
+        .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
+    let mut problems = Problems::new(&file, &args.sets, args.lenient);
+    let recipes = recipe::parse(&text, &args.sets, &mut problems);
+    let names: Vec<&str> = METHODS.iter().map(|m| m.name).collect();
+    for recipe in &recipes {
+        if recipe::check_method(recipe, &names, &mut problems)
+            && let Some(method) = methods::find(&recipe.method.value)
+        {
+            recipe::check_parameters(recipe, method.params, &mut problems);
+        }
+    }
+    let order = if problems.is_empty() {
+        recipe::order(&recipes, &mut problems).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let mut all: Vec<String> = if problems.is_empty() { Vec::new() } else { vec![problems.to_string()] };
+    let merges: Vec<&str> =
+        recipes.iter().filter_map(|r| r.name.as_ref()).map(|n| n.value.as_str()).collect();
+    let external: Vec<&ModelRef> =
+        recipes.iter().flat_map(Recipe::references).filter(|r| !merges.contains(&r.path.as_str())).collect();
+    let opened = Library::open(
+        &external,
+        &BTreeMap::new(),
+        dir_of(&args.recipe),
+        &hub_config(common)?,
+        &mut tell_hub(shell),
+    );
+    all.extend(opened.err().unwrap_or_default());
+    if !all.is_empty() {
+        return Err(Failure::Usage(all));
+    }
+    problems.warning_texts().iter().for_each(|w| shell.warn(w));
+    let mut recipes: Vec<Option<Recipe>> = recipes.into_iter().map(Some).collect();
+    Ok(order.into_iter().filter_map(|i| recipes[i].take()).collect())
+}
+
+/// One merge from recipe to output.
+fn one(
+    recipe: &Recipe,
+    out: &Path,
+    named: &BTreeMap<String, PathBuf>,
+    args: &MergeArgs,
+    common: &Common,
+    shell: &Shell,
+) -> Result<(), Failure> {
+    let begin = Instant::now();
+    if args.dry_run
+        && let Some(name) =
+            recipe.references().iter().find_map(|r| named.get(&r.path)).filter(|dir| !dir.exists())
+    {
+        shell.say(&format!("{}: planned once {} exists", out.display(), name.display()));
+        return Ok(());
+    }
+    let library = Library::open(
+        &recipe.references(),
+        named,
+        dir_of(&args.recipe),
+        &hub_config(common)?,
+        &mut tell_hub(shell),
+    )
+    .map_err(Failure::Usage)?;
+    let method = methods::find(&recipe.method.value).expect("the method was checked");
+    let options = Options {
+        seed: common.seed,
+        allow_missing: args.allow_missing,
+        crop_embeddings: args.crop_embeddings,
+        allow_non_finite: common.allow_non_finite,
+    };
+    let plan = plan::plan(recipe, method, &library, options).map_err(Failure::Usage)?;
+    let layout = Layout::new(plan.tensors.iter().map(|t| t.output.clone()).collect(), args.max_shard_size);
+    let budget = Budget::of(&plan, threads(common), common.max_memory)?;
+    if args.dry_run {
+        dry_run(&plan, &layout, &budget, &library, out, shell);
+        return Ok(());
+    }
+    plan.warnings.iter().for_each(|w| shell.warn(w));
+    plan.notes.iter().for_each(|n| shell.say(n));
+    let inputs: Vec<PathBuf> = library.all().flat_map(|m| m.dirs.clone()).collect();
+    let job = identity(recipe, &library, args, common);
+    if is_done(out, &job, &layout) && !args.force {
+        shell.event("done", &out.display().to_string());
+        shell.say(&format!("{} is there already, made from the same recipe and inputs", out.display()));
+        return Ok(());
+    }
+    if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent)
+            .map_err(|e| Failure::job(CheckpointError::io(parent, "create")(e)))?;
+    }
+    let Opened { output, finished } =
+        Output::create(out, layout, &job, &inputs, args.force).map_err(|e| Failure::usage(e.to_string()))?;
+    let resumed = finished.iter().flatten().count();
+    if resumed > 0 {
+        shell.say(&format!("resuming: {resumed} of {} tensors are done", finished.len()));
+    }
+    let streamed = on_pool(budget.threads, || Ok(stream::run(&plan.tensors, &finished, &output, shell)))?;
+    let statistics = match streamed {
+        Ok(statistics) => statistics,
+        Err(error) => return Err(give_up(output, error)),
+    };
+    let run =
+        Run { recipe, plan: &plan, library: &library, out, job: &job, args, common, budget: &budget, begin };
+    run.finish(output, &statistics, shell).map_err(Failure::job)
+}
+
+/// Ends a failed run: what can be resumed is kept, what would fail again is not.
+fn give_up(output: Output, error: MergeError) -> Failure {
+    if matches!(error, MergeError::Cancelled | MergeError::Checkpoint(_)) {
+        let kept = output
+            .suspend()
+            .map(|dir| format!("; the finished part is kept in {}, the same command resumes", dir.display()));
+        return Failure::Job(format!("{error}{}", kept.unwrap_or_default()));
+    }
+    output.discard();
+    Failure::job(error)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}

@@ -1,0 +1,170 @@
+//! The files that explain the result: report, card, recipe, and `onefold.json` for machines.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use onefold_checkpoint::CheckpointError;
+use onefold_checkpoint::output::Output;
+use onefold_merge::stream;
+use serde_json::json;
+
+use super::budget::{Budget, show_bytes};
+use super::identity::fingerprints;
+use crate::cli::{Common, MergeArgs};
+use crate::jobs::memory;
+use crate::models::Library;
+use crate::plan::Plan;
+use crate::progress::Shell;
+use crate::recipe::Recipe;
+use crate::report::{self, CardInfo, CardSource};
+use crate::tokenizer::FileContent;
+
+/// A merge whose tensors are written.
+pub(super) struct Run<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) plan: &'a Plan,
+    pub(super) library: &'a Library,
+    pub(super) out: &'a Path,
+    pub(super) job: &'a str,
+    pub(super) args: &'a MergeArgs,
+    pub(super) common: &'a Common,
+    pub(super) budget: &'a Budget,
+    pub(super) begin: Instant,
+}
+
+impl Run<'_> {
+    /// Writes everything beside the weights, commits, and shows the health of the result.
+    pub(super) fn finish(
+        &self,
+        output: Output,
+        statistics: &[Option<stream::Statistics>],
+        shell: &Shell,
+    ) -> Result<(), String> {
+        let failed = |e: CheckpointError| e.to_string();
+        for file in &self.plan.files {
+            match &file.content {
+                FileContent::Copied(from) => output.copy_file(&file.name, from).map_err(failed)?,
+                FileContent::New(bytes) => output.add_file(&file.name, bytes).map_err(failed)?,
+            }
+        }
+        let mut health = report::of_merge(self.plan, statistics, &self.title());
+        health.recipe = Some(self.recipe.text.clone());
+        health.command = Some(self.command());
+        health.run = self.facts(&output);
+        let text = report::to_text(&health).map_err(|e| e.to_string())?;
+        output
+            .add_file("report.html", report::to_html(&health).map_err(|e| e.to_string())?.as_bytes())
+            .map_err(failed)?;
+        output.add_file("recipe.yaml", self.recipe.text.as_bytes()).map_err(failed)?;
+        output
+            .add_file("README.md", report::model_card(&self.card(statistics)).as_bytes())
+            .map_err(failed)?;
+        let facts: serde_json::Value =
+            serde_json::from_str(&report::to_json(&health).map_err(|e| e.to_string())?)
+                .map_err(|e| e.to_string())?;
+        let record =
+            serde_json::to_vec_pretty(&self.record(&health, &facts["derived"])).map_err(|e| e.to_string())?;
+        output.add_file("onefold.json", &record).map_err(failed)?;
+        let done = output.commit(self.plan.config.as_deref().map(str::as_bytes)).map_err(failed)?;
+        shell.event("health", &facts);
+        shell.say(&text);
+        shell.event("done", &done.display().to_string());
+        shell.say(&format!("{} ({:.1} s)", done.display(), self.begin.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    fn title(&self) -> String {
+        let name = self.out.file_name().map_or_else(|| "merged".into(), |n| n.to_string_lossy().into_owned());
+        self.recipe.name.as_ref().map_or(name, |n| n.value.clone())
+    }
+
+    fn command(&self) -> String {
+        let mut command =
+            format!("onefold merge {} -o {}", self.args.recipe.display(), self.args.output.display());
+        self.args.sets.iter().for_each(|s| command += &format!(" --set '{s}'"));
+        if self.common.seed != 0 {
+            command += &format!(" --seed {}", self.common.seed);
+        }
+        for (flag, set) in [
+            ("--lenient", self.args.lenient),
+            ("--allow-missing", self.args.allow_missing),
+            ("--crop-embeddings", self.args.crop_embeddings),
+            ("--allow-non-finite", self.common.allow_non_finite),
+        ] {
+            if set {
+                command += &format!(" {flag}");
+            }
+        }
+        command
+    }
+
+    fn facts(&self, output: &Output) -> Vec<(String, String)> {
+        let read: u64 = self.library.all().map(|m| m.checkpoint.size()).sum();
+        let mut facts = vec![
+            ("time".to_owned(), format!("{:.2} s", self.begin.elapsed().as_secs_f64())),
+            ("inputs".to_owned(), show_bytes(read)),
+            ("written".to_owned(), show_bytes(output.layout().file_bytes())),
+            ("threads".to_owned(), self.budget.threads.to_string()),
+            ("seed".to_owned(), self.common.seed.to_string()),
+            ("onefold".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        if let Some((peak, anonymous)) = memory() {
+            facts.push((
+                "peak memory".to_owned(),
+                format!(
+                    "{} ({} of it anonymous at the end, the rest mapped files)",
+                    show_bytes(peak),
+                    show_bytes(anonymous)
+                ),
+            ));
+        }
+        facts
+    }
+
+    fn card(&self, statistics: &[Option<stream::Statistics>]) -> CardInfo {
+        let source = |label: &String| {
+            let model = self.library.all().find(|m| m.label == *label);
+            CardSource { name: label.clone(), local: model.is_none_or(|m| m.local), license: None }
+        };
+        // One coefficient per model if all tensors agree.
+        let mut per_tensor = statistics.iter().flatten().filter_map(|s| s.coefficients.clone());
+        let first = per_tensor.next().unwrap_or_default();
+        let coefficients = if per_tensor.all(|c| c == first) && first.len() == self.plan.operands.len() {
+            first
+        } else {
+            Vec::new()
+        };
+        CardInfo {
+            title: self.title(),
+            method: self.plan.method.name.to_owned(),
+            base: self.plan.origin.as_ref().map(source),
+            experts: self.plan.operands.iter().map(source).collect(),
+            coefficients,
+            recipe: self.recipe.text.clone(),
+            command: Some(self.command()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..CardInfo::default()
+        }
+    }
+
+    /// `onefold.json`.
+    fn record(&self, health: &report::Health, derived: &serde_json::Value) -> serde_json::Value {
+        let inputs: BTreeMap<&str, Vec<serde_json::Value>> =
+            self.library.all().map(|m| (m.label.as_str(), fingerprints(m))).collect();
+        let facts: BTreeMap<&str, &str> = health.run.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        json!({
+            "format": "onefold.run/1",
+            "job": self.job,
+            "command": self.command(),
+            "recipe": self.recipe,
+            "set": self.args.sets,
+            "inputs": inputs,
+            "run": facts,
+            "notes": self.plan.notes,
+            "warnings": self.plan.warnings,
+            "health": derived,
+            "tokens": self.plan.vocabulary.as_ref().map(|b| &b.report),
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! What stands beside the tensors: the config's edits, the files, the labels for the report.
+
+use std::collections::BTreeMap;
+
+use onefold_checkpoint::Dtype;
+use onefold_merge::stream::Planned;
+
+use super::sections::{Part, Section};
+use super::{Found, Plan, Planner, files, names};
+use crate::config::Changes;
+use crate::models::Model;
+
+impl<'r> Planner<'r> {
+    pub(super) fn finish(
+        &self,
+        sections: &[Section<'r>],
+        tensors: Vec<Planned>,
+        found: Found,
+    ) -> Result<Plan, Vec<String>> {
+        let donor = self.models[self.donor];
+        let mut notes: Vec<String> = found.notes.into_iter().collect();
+        let mut warnings: Vec<String> = found.warnings.into_iter().collect();
+        let dtype = self.recipe.out_dtype.or(self.recipe.dtype).map(Dtype::torch_name);
+        let tied = donor.config_value("tie_word_embeddings").and_then(serde_json::Value::as_bool);
+        let has_head = tensors.iter().any(|t| names::is_head(&t.output.name));
+        let changes = Changes {
+            dtype,
+            layers: self.layer_sources(sections),
+            vocab_size: self.vocabulary.as_ref().map(|b| b.rows).or(found.cropped),
+            untie: has_head
+                && found.untie
+                && (tied == Some(true)
+                    || (tied.is_none() && !self.names[self.donor].keys().any(|n| names::is_head(n)))),
+        };
+        let config = files::config(donor, &changes, &mut notes).map_err(|e| vec![e])?;
+        let files = files::beside(
+            self.recipe,
+            &self.models,
+            donor,
+            self.vocabulary.as_deref(),
+            &mut notes,
+            &mut warnings,
+        )?;
+        let roles = &sections[0].slices[0];
+        let label = |p: &Part<'_>| self.models[p.model].label.clone();
+        // Slices may merge different models: the report then speaks of them by position.
+        let mut operands: Vec<String> = Vec::new();
+        for part in sections.iter().flat_map(|s| &s.slices).flat_map(|s| &s.operands) {
+            if !operands.contains(&label(part)) {
+                operands.push(label(part));
+            }
+        }
+        Ok(Plan {
+            method: self.method,
+            tensors,
+            origin: roles.origin.as_ref().map(label),
+            operands,
+            config,
+            files,
+            copied: found.copied,
+            tied: tied_groups(donor),
+            vocabulary: self.vocabulary.clone(),
+            notes,
+            warnings,
+        })
+    }
+
+    /// For `slices`: the donor's layer behind each layer of the output (the first source's position).
+    fn layer_sources(&self, sections: &[Section<'_>]) -> Option<Vec<usize>> {
+        let [section] = sections else { return None };
+        if !section.cut {
+            return None;
+        }
+        let layers = section.slices.iter().flat_map(|slice| {
+            let first = slice.origin.or(slice.operands.first().copied()).map_or(0, |p| p.first_layer);
+            first..first + slice.layers.unwrap_or(0)
+        });
+        Some(layers.collect())
+    }
+}
+
+/// Groups of the donor's names that are one piece of storage.
+pub fn tied_groups(donor: &Model) -> Vec<Vec<String>> {
+    let mut groups: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
+    for (name, tensor) in donor.checkpoint.tensors() {
+        if let Some(stored) = tensor.stored().filter(|s| !s.bytes.is_empty()) {
+            groups
+                .entry((stored.bytes.as_ptr() as usize, stored.bytes.len()))
+                .or_default()
+                .push(name.clone());
+        }
+    }
+    groups.into_values().filter(|g| g.len() > 1).collect()
+}
