@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::rebuilt::Rebuilt;
-use super::{EmrError, Fingerprint, MANIFEST, MODEL_FILES, Manifest, STEM, mask_bytes, mask_name, unified_name};
+use super::{
+    EmrError, Fingerprint, MANIFEST, MODEL_FILES, Manifest, STEM, mask_bytes, mask_name, unified_name,
+};
 use crate::{Checkpoint, CheckpointError, Dtype, Tensor};
 
 /// An artefact whose manifest and headers were read and found consistent. Data is mapped, not read.

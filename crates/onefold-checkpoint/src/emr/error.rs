@@ -41,7 +41,9 @@ pub enum EmrError {
         missing: String,
     },
     /// A tensor of another type or shape than emr.json speaks of.
-    #[error("tensor `{tensor}` is {found}, expected {expected}; the files are not of one artefact, merge again")]
+    #[error(
+        "tensor `{tensor}` is {found}, expected {expected}; the files are not of one artefact, merge again"
+    )]
     Shape {
         /// The tensor.
         tensor: String,

@@ -62,6 +62,7 @@ impl<'r> Planner<'r> {
             vocabulary: self.vocabulary.clone(),
             notes,
             warnings,
+            artefact: None,
         })
     }
 
