@@ -154,7 +154,7 @@ impl Opener<'_> {
             origin.path = absolute(&dir);
         }
         let (mut checkpoint, mut dirs) = if extracted {
-            self.extract(wanted, dir)?
+            self.extract(wanted, &dir)?
         } else {
             // Here it is only a name, which the model's own is not to depend on.
             own.task = None;
@@ -178,16 +178,12 @@ impl Opener<'_> {
     }
 
     /// One task's model out of the artefact in `dir`, and all directories that are read for it.
-    fn extract(
-        &mut self,
-        wanted: Wanted<'_>,
-        dir: PathBuf,
-    ) -> Result<(Checkpoint, Vec<PathBuf>), Vec<String>> {
+    fn extract(&mut self, wanted: Wanted<'_>, dir: &Path) -> Result<(Checkpoint, Vec<PathBuf>), Vec<String>> {
         let label = wanted.model.to_string();
         let say = |problem: String| format!("model {label}: {problem}");
         let several =
             |errors: Vec<CheckpointError>| errors.iter().map(|e| say(e.to_string())).collect::<Vec<_>>();
-        let artefact = Artefact::open(&dir).map_err(several)?;
+        let artefact = Artefact::open(dir).map_err(several)?;
         let task = task(artefact.manifest(), wanted.model.task.as_deref()).map_err(|e| vec![say(e)])?;
         let named = named_base(artefact.manifest());
         let base = wanted.base.unwrap_or(&named);
@@ -198,7 +194,7 @@ impl Opener<'_> {
                 .map(|p| say(format!("its base: {p}; if the base has moved, name it as `base_model`")))
                 .collect(),
         })?;
-        let mut dirs = vec![dir.clone(), dir.join(MODEL_FILES)];
+        let mut dirs = vec![dir.to_owned(), dir.join(MODEL_FILES)];
         dirs.extend(base.dirs);
         dirs.retain(|dir| dir.is_dir());
         Ok((artefact.extract(base.checkpoint, task).map_err(several)?, dirs))

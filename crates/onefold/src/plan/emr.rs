@@ -65,7 +65,7 @@ pub(super) fn misplaced_tasks(recipe: &Recipe, method: &Method, library: &Librar
             method.name
         )
     };
-    misplaced.map(|s| sentence(&s)).collect()
+    misplaced.map(sentence).collect()
 }
 
 /// Turns the plan of a merge with `emr` into that of an artefact. Other plans stay as they are.
