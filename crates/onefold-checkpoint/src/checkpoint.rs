@@ -47,6 +47,15 @@ impl Checkpoint {
         }
     }
 
+    /// Opens safetensors whose names begin with another stem than a model's.
+    pub(crate) fn open_stem(dir: &Path, stem: &str) -> Result<Self, Vec<CheckpointError>> {
+        let index = dir.join(format!("{stem}.safetensors.index.json"));
+        if index.is_file() {
+            return Self::from_index(dir, &index);
+        }
+        Self::from_shards(dir.to_owned(), &[dir.join(format!("{stem}.safetensors"))])
+    }
+
     /// Directory of the checkpoint: where config and tokenizer lie.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -76,6 +85,11 @@ impl Checkpoint {
         self.tensors.extend(changed);
         self.files.extend_from_slice(files);
         self
+    }
+
+    /// The same checkpoint with its config and tokenizer elsewhere.
+    pub(crate) fn in_dir(self, dir: PathBuf) -> Self {
+        Self { dir, ..self }
     }
 
     fn from_index(dir: &Path, index: &Path) -> Result<Self, Vec<CheckpointError>> {
@@ -220,6 +234,8 @@ fn other_weights(dir: &Path) -> String {
     let has = |suffix: &str| names.iter().any(|n| n.ends_with(suffix));
     if names.iter().any(|n| n == "adapter_config.json") {
         "; this is an adapter: write it as `base+adapter`".into()
+    } else if names.iter().any(|n| n == crate::emr::MANIFEST) {
+        "; this is an EMR artefact: say which task's model is meant with `task`".into()
     } else if has(".gguf") {
         "; found GGUF: convert it to safetensors first".into()
     } else if has(".h5") || has(".msgpack") || has(".ckpt.index") {

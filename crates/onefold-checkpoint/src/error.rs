@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Dtype;
 use crate::adapter::AdapterError;
+use crate::emr::EmrError;
 use crate::pytorch::TorchError;
 
 /// A problem with a checkpoint that is read or an output that is written.
@@ -168,6 +169,14 @@ pub enum CheckpointError {
         /// What is wrong with it.
         source: Box<AdapterError>,
     },
+    /// An EMR artefact that a task cannot be extracted from exactly.
+    #[error("{path}: {source}", path = path.display())]
+    Emr {
+        /// Directory or manifest of the artefact.
+        path: PathBuf,
+        /// What is wrong with it or with its base.
+        source: Box<EmrError>,
+    },
     /// The output directory exists already.
     #[error("{path}: exists already; give --force to replace it", path = path.display())]
     OutputExists {
@@ -213,6 +222,11 @@ impl CheckpointError {
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
+    }
+
+    /// Says of which artefact `source` is a problem.
+    pub(crate) fn emr(path: &Path, source: EmrError) -> Self {
+        Self::Emr { path: path.to_owned(), source: Box::new(source) }
     }
 
     /// Says of which adapter `source` is a problem.

@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod checkpoint;
 pub mod convert;
 mod dtype;
+pub mod emr;
 mod error;
 pub mod header;
 pub mod mapped;

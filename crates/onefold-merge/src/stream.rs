@@ -140,7 +140,7 @@ pub fn run(
 }
 
 /// Bytes read and written for a tensor in its last pass.
-fn bytes_of(planned: &Planned) -> u64 {
+pub(crate) fn bytes_of(planned: &Planned) -> u64 {
     let written = planned.output.shape.iter().product::<usize>() * planned.output.dtype.size();
     let read = match &planned.work {
         Work::Copy(tensor) => tensor.bytes(),
@@ -155,7 +155,7 @@ fn is_whole(planned: &Planned) -> bool {
     matches!(&planned.work, Work::Merge(merge) if merge.rule.whole_tensor_bytes(&merge.scan) > 0)
 }
 
-fn tell(observer: &dyn Observer, event: &Event<'_>) -> Result<(), MergeError> {
+pub(crate) fn tell(observer: &dyn Observer, event: &Event<'_>) -> Result<(), MergeError> {
     match observer.event(event) {
         Control::Continue => Ok(()),
         Control::Cancel => Err(MergeError::Cancelled),
@@ -293,7 +293,7 @@ fn copy(i: usize, tensor: &Tensor, sink: &dyn Sink, observer: &dyn Observer) -> 
 }
 
 /// What a block contributes to the statistics.
-struct Partial {
+pub(crate) struct Partial {
     gramian: Vec<f64>,
     active: u64,
     conflicts: u64,
@@ -324,7 +324,7 @@ fn merge_tensor(
 }
 
 /// Adds the contributions of the blocks in their order.
-fn total(scan: &Scan, kernel: &dyn Kernel, parts: Vec<Vec<Partial>>) -> Statistics {
+pub(crate) fn total(scan: &Scan, kernel: &dyn Kernel, parts: Vec<Vec<Partial>>) -> Statistics {
     let vectors = scan.k() + 1 + usize::from(scan.origin.is_some());
     let mut sum = Statistics {
         gramian: vec![0.0; packed_len(vectors)],
@@ -395,7 +395,7 @@ thread_local! {
     static WORKSPACE: std::cell::Cell<Workspace> = std::cell::Cell::default();
 }
 
-fn partial(view: &crate::scan::View<'_>, merged: &[f32]) -> Partial {
+pub(crate) fn partial(view: &crate::scan::View<'_>, merged: &[f32]) -> Partial {
     let vectors: Vec<&[f32]> =
         view.origin.into_iter().chain(view.vectors.iter().map(Vec::as_slice)).chain([merged]).collect();
     let mut packed = vec![0.0; packed_len(vectors.len())];

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use onefold_checkpoint::{Checkpoint, adapter};
+use onefold_checkpoint::emr::{Artefact, MODEL_FILES, Manifest};
+use onefold_checkpoint::{Checkpoint, CheckpointError, adapter};
 use serde_json::Value;
 
-use crate::hub::{self, HubConfig, HubError, HubEvent, Origin, Wanted};
-use crate::recipe::ModelRef;
+use crate::hub::{self, HubConfig, HubError, HubEvent, Origin};
+use crate::recipe::{AdapterRef, ModelRef, Recipe, did_you_mean, listed};
 
 /// A model whose headers were read.
 #[derive(Debug)]
@@ -23,6 +24,27 @@ pub struct Model {
     pub local: bool,
     /// Every directory that is read for it.
     pub dirs: Vec<PathBuf>,
+    /// The reference with local paths made absolute: what names it from anywhere.
+    pub origin: ModelRef,
+    /// Whether it is one task's model out of an EMR artefact.
+    pub extracted: bool,
+}
+
+/// A model to be opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'r> {
+    /// The model.
+    pub model: &'r ModelRef,
+    /// If it is an EMR artefact: the base to put it on, in place of the one it names.
+    pub base: Option<&'r ModelRef>,
+}
+
+impl<'r> Wanted<'r> {
+    /// All models of a recipe.
+    pub fn of(recipe: &'r Recipe) -> Vec<Self> {
+        let base = recipe.base_model.as_ref();
+        recipe.references().into_iter().map(|model| Self { model, base }).collect()
+    }
 }
 
 impl Model {
@@ -40,12 +62,12 @@ pub struct Library {
 }
 
 impl Library {
-    /// Opens all `references`; `named` maps the names of other merges to their outputs.
+    /// Opens all that is `wanted`; `named` maps the names of other merges to their outputs.
     ///
     /// # Errors
     /// Everything that is wrong with any of them, one sentence each.
     pub fn open(
-        references: &[&ModelRef],
+        wanted: &[Wanted<'_>],
         named: &BTreeMap<String, PathBuf>,
         recipe_dir: &Path,
         config: &HubConfig,
@@ -54,13 +76,13 @@ impl Library {
         let mut library = Self::default();
         let mut problems = Vec::new();
         let mut opener = Opener { named, recipe_dir, config: config.clone(), events, missed: None };
-        for reference in references {
-            if library.models.contains_key(*reference) {
+        for wanted in wanted {
+            if library.models.contains_key(wanted.model) {
                 continue;
             }
-            match opener.open(reference) {
+            match opener.open(*wanted) {
                 Ok(model) => {
-                    library.models.insert((*reference).clone(), model);
+                    library.models.insert(wanted.model.clone(), model);
                 }
                 Err(more) => {
                     let new: Vec<_> = more.into_iter().filter(|p| !problems.contains(p)).collect();
@@ -111,7 +133,8 @@ impl Missed {
 }
 
 impl Opener<'_> {
-    fn open(&mut self, reference: &ModelRef) -> Result<Model, Vec<String>> {
+    fn open(&mut self, wanted: Wanted<'_>) -> Result<Model, Vec<String>> {
+        let reference = wanted.model;
         let label = reference.to_string();
         let several = |errors: Vec<onefold_checkpoint::CheckpointError>| {
             errors.iter().map(|e| format!("model {label}: {e}")).collect::<Vec<_>>()
@@ -119,17 +142,31 @@ impl Opener<'_> {
         let named = self.named.get(&reference.path).filter(|_| reference.revision.is_none());
         let (dir, local) = match named {
             Some(dir) => (dir.clone(), true),
-            None => self.resolve(&label, &reference.path, reference.revision.as_deref(), Wanted::Model)?,
+            None => {
+                self.resolve(&label, &reference.path, reference.revision.as_deref(), hub::Wanted::Model)?
+            }
         };
-        let mut checkpoint = Checkpoint::open(&dir).map_err(several)?;
-        let mut dirs = vec![dir];
+        let extracted = Artefact::is_at(&dir);
         let mut own = reference.clone();
+        let mut origin = reference.clone();
         if local {
             own.path = plain_path(&own.path);
+            origin.path = absolute(&dir);
         }
+        let (mut checkpoint, mut dirs) = if extracted {
+            self.extract(wanted, &dir)?
+        } else {
+            // Here it is only a name, which the model's own is not to depend on.
+            own.task = None;
+            (Checkpoint::open(&dir).map_err(several)?, vec![dir])
+        };
         if let Some(lora) = &mut own.lora {
-            let (dir, local) = self.resolve(&label, &lora.path, lora.revision.as_deref(), Wanted::Adapter)?;
+            let (dir, local) =
+                self.resolve(&label, &lora.path, lora.revision.as_deref(), hub::Wanted::Adapter)?;
             checkpoint = adapter::apply(checkpoint, &dir).map_err(several)?;
+            if let Some(origin) = origin.lora.as_mut().filter(|_| local) {
+                origin.path = absolute(&dir);
+            }
             dirs.push(dir);
             if local {
                 lora.path = plain_path(&lora.path);
@@ -137,7 +174,30 @@ impl Opener<'_> {
         }
         let config = read_config(&checkpoint.dir().join("config.json"))
             .map_err(|problem| vec![format!("model {label}: {problem}")])?;
-        Ok(Model { label: own.to_string(), checkpoint, config, local, dirs })
+        Ok(Model { label: own.to_string(), checkpoint, config, local, dirs, origin, extracted })
+    }
+
+    /// One task's model out of the artefact in `dir`, and all directories that are read for it.
+    fn extract(&mut self, wanted: Wanted<'_>, dir: &Path) -> Result<(Checkpoint, Vec<PathBuf>), Vec<String>> {
+        let label = wanted.model.to_string();
+        let say = |problem: String| format!("model {label}: {problem}");
+        let several =
+            |errors: Vec<CheckpointError>| errors.iter().map(|e| say(e.to_string())).collect::<Vec<_>>();
+        let artefact = Artefact::open(dir).map_err(several)?;
+        let task = task(artefact.manifest(), wanted.model.task.as_deref()).map_err(|e| vec![say(e)])?;
+        let named = named_base(artefact.manifest());
+        let base = wanted.base.unwrap_or(&named);
+        let base = self.open(Wanted { model: base, base: None }).map_err(|problems| match wanted.base {
+            Some(_) => problems,
+            None => problems
+                .iter()
+                .map(|p| say(format!("its base: {p}; if the base has moved, name it as `base_model`")))
+                .collect(),
+        })?;
+        let mut dirs = vec![dir.to_owned(), dir.join(MODEL_FILES)];
+        dirs.extend(base.dirs);
+        dirs.retain(|dir| dir.is_dir());
+        Ok((artefact.extract(base.checkpoint, task).map_err(several)?, dirs))
     }
 
     /// The directory of a model or adapter, and whether the user named it as such.
@@ -146,7 +206,7 @@ impl Opener<'_> {
         label: &str,
         path: &str,
         revision: Option<&str>,
-        what: Wanted,
+        what: hub::Wanted,
     ) -> Result<(PathBuf, bool), Vec<String>> {
         match hub::resolve(path, revision, what, self.recipe_dir, &self.config, self.events) {
             Ok(resolved) => Ok((resolved.dir, resolved.origin == Origin::Local)),
@@ -168,6 +228,34 @@ impl Opener<'_> {
             (error, _) => vec![format!("model {label}: {error}")],
         }
     }
+}
+
+/// Which of an artefact's tasks is meant.
+fn task(manifest: &Manifest, wanted: Option<&str>) -> Result<usize, String> {
+    let names = || manifest.tasks.iter().map(|t| t.name.as_str());
+    let Some(wanted) = wanted else {
+        return Err(format!(
+            "is an EMR artefact with the tasks {}; say which with `task: …` beside `model`",
+            listed(names())
+        ));
+    };
+    names().position(|name| name == wanted).ok_or_else(|| {
+        let near = did_you_mean(wanted, names()).map(|near| format!("did you mean `{near}`? "));
+        format!("has no task `{wanted}`; {}its tasks are {}", near.unwrap_or_default(), listed(names()))
+    })
+}
+
+/// The base that an artefact names.
+fn named_base(manifest: &Manifest) -> ModelRef {
+    let base = manifest.base.clone();
+    let lora = base.adapter.map(|a| AdapterRef { path: a.path, revision: a.revision });
+    ModelRef { path: base.path, revision: base.revision, lora, override_architecture: None, task: None }
+}
+
+/// The path from the root, without links where they can be followed.
+fn absolute(dir: &Path) -> String {
+    let full = dir.canonicalize().or_else(|_| std::path::absolute(dir));
+    full.unwrap_or_else(|_| dir.to_owned()).to_string_lossy().into_owned()
 }
 
 /// A local path without `.`, doubled and final slashes, and `..` after a name, so that `a`, `./a` and `a/` are one model: random
@@ -237,7 +325,8 @@ mod tests {
         };
         let references =
             ["org/a", "org/b+org/c", "./none", "org/d"].map(|text| ModelRef::parse(text).unwrap());
-        let references: Vec<&ModelRef> = references.iter().collect();
+        let references: Vec<Wanted<'_>> =
+            references.iter().map(|model| Wanted { model, base: None }).collect();
         let open = |config: &HubConfig| {
             Library::open(&references, &BTreeMap::new(), dir.path(), config, &mut |_| {}).unwrap_err()
         };

@@ -24,6 +24,8 @@ impl OutputTensor {
 /// Where every tensor of the output will lie: known before any is computed.
 #[derive(Debug, Clone)]
 pub struct Layout {
+    /// What the files' names begin with.
+    pub(super) stem: String,
     pub(super) shards: Vec<Shard>,
     /// (shard, byte in file) of each tensor, in the order given.
     pub(super) places: Vec<(usize, u64)>,
@@ -44,6 +46,11 @@ impl Layout {
     /// Places `tensors`, in their order, into shards of at most `max_shard` bytes of data (a larger tensor gets a
     /// shard of its own). Names follow `transformers`: `model.safetensors`, or `model-00001-of-0000N.safetensors`.
     pub fn new(tensors: Vec<OutputTensor>, max_shard: u64) -> Self {
+        Self::with_stem("model", tensors, max_shard)
+    }
+
+    /// The same with names that begin with another `stem` than a model's.
+    pub fn with_stem(stem: &str, tensors: Vec<OutputTensor>, max_shard: u64) -> Self {
         let mut groups: Vec<Vec<usize>> = vec![Vec::new()];
         let mut filled = 0;
         for (i, tensor) in tensors.iter().enumerate() {
@@ -60,9 +67,15 @@ impl Layout {
         let shards = groups
             .iter()
             .enumerate()
-            .map(|(s, group)| shard(s, count, group, &tensors, &mut places))
+            .map(|(s, group)| {
+                let name = match count {
+                    1 => format!("{stem}.safetensors"),
+                    _ => format!("{stem}-{:05}-of-{count:05}.safetensors", s + 1),
+                };
+                shard(s, name, group, &tensors, &mut places)
+            })
             .collect();
-        Self { shards, places, tensors }
+        Self { stem: stem.to_owned(), shards, places, tensors }
     }
 
     /// The tensors in their order.
@@ -85,7 +98,7 @@ impl Layout {
         self.shards.iter().map(|s| s.name.as_str())
     }
 
-    /// `model.safetensors.index.json`, or `None` for a single shard.
+    /// The text of `STEM.safetensors.index.json`, or `None` for a single shard.
     pub(super) fn index(&self) -> Option<Vec<u8>> {
         if self.shards.len() == 1 {
             return None;
@@ -109,15 +122,11 @@ impl Layout {
 
 fn shard(
     s: usize,
-    count: usize,
+    name: String,
     group: &[usize],
     tensors: &[OutputTensor],
     places: &mut [(usize, u64)],
 ) -> Shard {
-    let name = match count {
-        1 => "model.safetensors".to_owned(),
-        _ => format!("model-{:05}-of-{count:05}.safetensors", s + 1),
-    };
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let entry = |i: &usize| {
         let t = &tensors[*i];

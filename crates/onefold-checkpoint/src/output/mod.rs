@@ -185,7 +185,7 @@ impl Output {
         self.durable.sync()?;
         let partial = &self.durable.partial;
         if let Some(index) = self.layout.index() {
-            self.add_file("model.safetensors.index.json", &index)?;
+            self.add_file(&format!("{}.safetensors.index.json", self.layout.stem), &index)?;
         }
         for (shard, (path, file)) in self.layout.shards.iter().zip(&self.durable.shards) {
             file.write_all_at(&shard.header[..8], 0)

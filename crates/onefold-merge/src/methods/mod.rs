@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 
 use crate::MergeError;
+use crate::emr::Rescaler;
 use crate::order::Cut;
 use crate::params::{Default, Kind, Level, Param};
 use crate::scan::{Grain, Scan, View};
@@ -14,6 +15,7 @@ use crate::sparsify;
 use crate::task::Task;
 
 pub mod arcee_fusion;
+pub mod emr;
 pub mod geometry;
 pub mod gta;
 pub mod karcher;
@@ -54,6 +56,7 @@ pub static METHODS: &[&Method] = &[
     &svd::TSV_M,
     &svd::ISO_C,
     &svd::ISO_CTS,
+    &emr::EMR,
     &passthrough::PASSTHROUGH,
 ];
 
@@ -112,6 +115,12 @@ pub trait Rule: Send + Sync + Debug {
     /// Whether the result is the only operand, bit for bit.
     fn is_identity(&self) -> bool {
         false
+    }
+
+    /// For methods whose product is an artefact, from which each task's model is taken, and not a model: how its factors
+    /// are computed. Such a plan goes through [`crate::emr::stream`].
+    fn artefact(&self) -> Option<Rescaler> {
+        None
     }
 
     /// What must be known of the whole model before a tensor can be prepared.

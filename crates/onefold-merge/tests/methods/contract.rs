@@ -390,6 +390,7 @@ fn missing_required_parameters_are_refused() {
 const NO_COEFFICIENTS: Exempt = &[
     ("arcee_fusion", "chooses element by element"),
     ("nearswap", "weighs element by element"),
+    ("emr", "chooses element by element; its factors are of the whole model"),
     ("ram", "counts element by element"),
     ("ramplus_tl", "counts element by element"),
     ("tsv_m", "a matrix is merged as a whole"),

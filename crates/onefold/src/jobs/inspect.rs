@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use onefold_checkpoint::CheckpointError;
+use onefold_checkpoint::emr::Artefact;
 use onefold_merge::kernels::conflict;
 use onefold_merge::kernels::reduce::{gramian, packed_len, sum_in_order};
 use onefold_merge::methods::metagpt::METAGPT;
@@ -12,7 +14,7 @@ use rayon::prelude::*;
 
 use super::{hub_config, on_pool, tell_hub, threads};
 use crate::cli::{Common, InspectArgs};
-use crate::models::{Library, Model};
+use crate::models::{Library, Model, Wanted};
 use crate::plan::{self, Options, Plan};
 use crate::progress::{Failure, Shell};
 use crate::recipe::{At, Layout, Located, ModelRef, Parameters, Place, Recipe, Source};
@@ -26,7 +28,13 @@ pub fn run(args: &InspectArgs, common: &Common, shell: &Shell) -> Result<(), Fai
     let parse = |text: &String| ModelRef::parse(text).map_err(|e| Failure::usage(format!("{text}: {e}")));
     let models: Vec<ModelRef> = args.models.iter().map(parse).collect::<Result<_, _>>()?;
     let base = args.base.as_ref().map(parse).transpose()?;
-    let references: Vec<&ModelRef> = base.iter().chain(&models).collect();
+    if let (None, [only]) = (&base, &models[..])
+        && Artefact::is_at(Path::new(&only.path))
+    {
+        return artefact(only, shell);
+    }
+    let references: Vec<Wanted<'_>> =
+        base.iter().chain(&models).map(|model| Wanted { model, base: None }).collect();
     let library = Library::open(
         &references,
         &BTreeMap::new(),
@@ -73,6 +81,33 @@ fn without_base(
 
 fn options() -> ScanOptions {
     ScanOptions { allow_non_finite: true, ..ScanOptions::default() }
+}
+
+// ---- an artefact
+
+/// Says what an EMR artefact holds.
+fn artefact(reference: &ModelRef, shell: &Shell) -> Result<(), Failure> {
+    let sentences = |errors: Vec<CheckpointError>| errors.iter().map(ToString::to_string).collect();
+    let artefact = Artefact::open(Path::new(&reference.path)).map_err(|e| Failure::Usage(sentences(e)))?;
+    let manifest = artefact.manifest();
+    if shell.json() {
+        shell.result(&String::from_utf8_lossy(&manifest.to_json()));
+        return Ok(());
+    }
+    let size = indicatif::DecimalBytes(artefact.size());
+    let mut text = format!(
+        "{reference} · EMR artefact, not a model\nbase {}\n{} tasks · {} · rescaler {}\n\n",
+        manifest.base.path,
+        manifest.tasks.len(),
+        size,
+        manifest.rescaler
+    );
+    for task in &manifest.tasks {
+        text += &format!("  {}  λ {:.4}  from {}\n", task.name, task.lambda, task.model);
+    }
+    text += "\nOne task's model: list this directory with `task: NAME` beside `model` in a recipe.\n";
+    shell.result(&text);
+    Ok(())
 }
 
 // ---- one model
@@ -133,7 +168,6 @@ fn compare(base: Option<&ModelRef>, models: &[ModelRef], library: &Library) -> R
         model: m.clone(),
         layer_range: None,
         parameters: Parameters::default(),
-        task: None,
         at: at(),
     };
     let recipe = Recipe {

@@ -65,6 +65,7 @@ impl<'r> Planner<'r> {
             vocabulary: self.vocabulary.clone(),
             notes,
             warnings,
+            artefact: None,
         })
     }
 

@@ -10,6 +10,7 @@
 //! * Embeddings of different heights need a `tokenizer` section, or the user's word that they may be cropped.
 //! * Every other difference of shape is an error.
 
+mod emr;
 pub mod files;
 mod finish;
 pub mod gather;
@@ -33,6 +34,7 @@ use crate::recipe::{ModelRef, Recipe};
 use crate::tokenizer::{Built, OutputFile};
 use inputs::{named_like, quantised};
 
+pub use emr::{EmrPlan, EmrTask};
 pub use finish::tied_groups;
 
 /// Choices of the user that are not in the recipe.
@@ -73,6 +75,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What the user should look at.
     pub warnings: Vec<String>,
+    /// Where the product is not a model but an artefact: `tensors` are then the weights that have task vectors.
+    pub artefact: Option<EmrPlan>,
 }
 
 /// Makes the plan.
@@ -85,8 +89,12 @@ pub fn plan(
     library: &Library,
     options: Options,
 ) -> Result<Plan, Vec<String>> {
-    let planner = Planner::new(recipe, method, library, options)?;
-    planner.plan()
+    let misplaced = emr::misplaced_tasks(recipe, method, library);
+    let planned = Planner::new(recipe, method, library, options).and_then(Planner::plan);
+    match planned {
+        Ok(plan) if misplaced.is_empty() => emr::finish(recipe, library, options, plan),
+        planned => Err(misplaced.into_iter().chain(planned.err().unwrap_or_default()).collect()),
+    }
 }
 
 struct Planner<'r> {

@@ -29,8 +29,6 @@ pub struct Source {
     pub layer_range: Option<(usize, usize)>,
     /// Settings of this model.
     pub parameters: Parameters,
-    /// Name of the task the model was tuned for.
-    pub task: Option<String>,
     /// Where the entry stands.
     pub at: At,
 }
@@ -128,7 +126,7 @@ impl Serialize for Source {
         if let Some((start, end)) = self.layer_range {
             map.serialize_entry("layer_range", &[start, end])?;
         }
-        if let Some(task) = &self.task {
+        if let Some(task) = &self.model.task {
             map.serialize_entry("task", task)?;
         }
         if !self.parameters.is_empty() {

@@ -37,7 +37,7 @@ pub use check::{check_method, check_parameters};
 pub use layout::{At, Layout, Module, ModuleContent, OutputSlice, Source};
 pub use model_ref::{AdapterRef, ModelRef};
 pub use order::order;
-pub use problems::{Located, Place, Problem, Problems, did_you_mean};
+pub use problems::{Located, Place, Problem, Problems, did_you_mean, listed};
 pub use setting::{Parameters, Setting, resolve};
 pub use tokenizer::{TokenName, TokenSource, TokenSpec, TokenizerSource, TokenizerSpec};
 

@@ -24,6 +24,8 @@ pub struct ModelRef {
     pub lora: Option<AdapterRef>,
     /// Architecture in place of the one in its `config.json`: that of the output if it is the donor.
     pub override_architecture: Option<String>,
+    /// The task it was tuned for, or the task to take out of an EMR artefact. Written beside the model, not in it.
+    pub task: Option<String>,
 }
 
 /// An adapter: a directory or hub name.
@@ -46,12 +48,17 @@ impl ModelRef {
         let (path, revision) = path_and_revision(model, text)?;
         let lora = lora.map(|lora| path_and_revision(lora, text)).transpose()?;
         let lora = lora.map(|(path, revision)| AdapterRef { path, revision });
-        Ok(Self { path, revision, lora, override_architecture: None })
+        Ok(Self { path, revision, lora, override_architecture: None, task: None })
     }
 
-    /// Whether the string form says everything.
+    /// The string form without the task, as it is read.
+    fn spelled(&self) -> String {
+        Self { task: None, ..self.clone() }.to_string()
+    }
+
+    /// Whether the string form says everything that stands in a model's entry.
     fn is_string(&self) -> bool {
-        Self::parse(&self.to_string()).is_ok_and(|parsed| parsed == *self)
+        Self::parse(&self.spelled()).is_ok_and(|parsed| Self { task: self.task.clone(), ..parsed } == *self)
     }
 
     /// Reads a string or a mapping.
@@ -89,7 +96,7 @@ impl ModelRef {
             Some(name) => Some(name?.to_owned()),
             None => None,
         };
-        Some(Self { path, revision, lora, override_architecture })
+        Some(Self { path, revision, lora, override_architecture, task: None })
     }
 }
 
@@ -137,12 +144,15 @@ fn part(node: &Node, path: &str, problems: &mut Problems) -> Option<(String, Opt
     Some((location?.to_owned(), revision))
 }
 
-/// The string form. It does not show `override_architecture`.
+/// The string form, with a task as `model#task`. It does not show `override_architecture`.
 impl fmt::Display for ModelRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         chunk(f, &self.path, self.revision.as_deref())?;
-        match &self.lora {
-            Some(lora) => write!(f, "+{lora}"),
+        if let Some(lora) = &self.lora {
+            write!(f, "+{lora}")?;
+        }
+        match &self.task {
+            Some(task) => write!(f, "#{task}"),
             None => Ok(()),
         }
     }
@@ -165,7 +175,7 @@ fn chunk(f: &mut fmt::Formatter<'_>, path: &str, revision: Option<&str>) -> fmt:
 impl Serialize for ModelRef {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.is_string() {
-            return serializer.collect_str(self);
+            return serializer.serialize_str(&self.spelled());
         }
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("model", &Part { path: &self.path, revision: self.revision.as_deref() })?;

@@ -75,7 +75,8 @@ fn source(node: &Node, path: &str, sliced: bool, problems: &mut Problems) -> Opt
         None => None,
     };
     let at = At { place: node.place, path: path.to_owned() };
-    Some(Source { model: model??, layer_range, parameters, task: task.map(str::to_owned), at })
+    let model = ModelRef { task: task.map(str::to_owned), ..model?? };
+    Some(Source { model, layer_range, parameters, at })
 }
 
 fn layer_range(

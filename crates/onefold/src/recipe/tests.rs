@@ -91,13 +91,13 @@ fn a_recipe_is_what_it_says() {
     assert_eq!((recipe.dtype, recipe.out_dtype), (Some(Dtype::BF16), Some(Dtype::F16)));
     let Layout::Slices(slices) = &recipe.layout else { panic!("slices") };
     let source = &slices[0].sources[1];
-    assert_eq!((source.layer_range, source.task.as_deref()), (Some((1, 4)), Some("code")));
+    assert_eq!((source.layer_range, source.model.task.as_deref()), (Some((1, 4)), Some("code")));
     assert_eq!(source.model.lora, Some(AdapterRef { path: "lora".into(), revision: Some("v1".into()) }));
     let levels = [&slices[0].parameters, &recipe.parameters];
     assert_eq!(resolve("t", &levels, "x", 1.0), Some(Value::Number(0.25)));
     assert_eq!(resolve("lambda", &levels, "x", 1.0), Some(Value::Number(2.0)));
     let names: Vec<_> = recipe.references().iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["org/m@main", "org/m@main", "b+lora@v1", "c"]);
+    assert_eq!(names, ["org/m@main", "org/m@main", "b+lora@v1#code", "c"]);
     assert_eq!(recipe.donor().map(ToString::to_string).as_deref(), Some("org/m@main"));
 }
 

@@ -22,6 +22,8 @@ pub struct CardInfo {
     pub experts: Vec<CardSource>,
     /// Coefficients in the order of `experts`, if there is one per model; otherwise empty.
     pub coefficients: Vec<f64>,
+    /// Of an EMR artefact: its tasks with their factors, in the order of `experts`.
+    pub tasks: Vec<(String, f64)>,
     /// The new model's licence as a hub identifier; never inferred.
     pub license: Option<String>,
     /// Hub task, for example `text-generation`, if known.
@@ -55,6 +57,7 @@ pub fn model_card(info: &CardInfo) -> String {
         }
     };
     section(&format!("# {}", plain(&info.title)), &introduction(info));
+    section("## Use", &usage(info));
     section("## Merge Details", &licences(info));
     section("### Merge Method", &method(info));
     section("### Models Merged", &models(info));
@@ -75,7 +78,8 @@ fn front_matter(info: &CardInfo) -> String {
         );
         lines.push("base_model_relation: merge".to_owned());
     }
-    lines.push("library_name: transformers".to_owned());
+    // An artefact is nothing that transformers loads.
+    lines.extend(info.tasks.is_empty().then(|| "library_name: transformers".to_owned()));
     lines.extend(info.pipeline_tag.as_ref().map(|tag| format!("pipeline_tag: {}", yaml(tag))));
     lines.extend(info.license.as_ref().map(|license| format!("license: {}", yaml(license))));
     lines.push("tags:\n- merge\n- onefold".to_owned());
@@ -124,7 +128,30 @@ fn yaml(text: &str) -> String {
 
 fn introduction(info: &CardInfo) -> String {
     let version = if info.version.is_empty() { String::new() } else { format!(" {}", plain(&info.version)) };
+    if !info.tasks.is_empty() {
+        return format!(
+            "The task vectors of {} fine-tuned models, unified, with a mask and a factor for each, made with onefold{version}. \
+             This is no model: it gives one for each task when it is put on its base.",
+            info.tasks.len()
+        );
+    }
     format!("A merge of {} fine-tuned models into one, made with onefold{version}.", info.experts.len())
+}
+
+/// How to get a model out of an artefact.
+fn usage(info: &CardInfo) -> String {
+    let Some((task, _)) = info.tasks.first() else { return String::new() };
+    // JSON strings are YAML strings.
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let recipe = format!(
+        "merge_method: passthrough\nmodels:\n- model: {}\n  task: {}\n",
+        quoted(&format!("./{}", info.title)),
+        quoted(task)
+    );
+    format!(
+        "The model of one task, by `onefold merge` of this recipe (`base_model` names the base if it has moved):\n\n{}",
+        fenced("yaml", &recipe)
+    )
 }
 
 fn method(info: &CardInfo) -> String {
@@ -136,7 +163,9 @@ fn models(info: &CardInfo) -> String {
     let line = |(t, expert): (usize, &CardSource)| {
         let weight =
             info.coefficients.get(t).map(|&value| format!(", λ = {}", lambda(value))).unwrap_or_default();
-        format!("* {}{weight}\n", mention(expert))
+        let task =
+            info.tasks.get(t).map(|(name, value)| format!(": task {}, λ = {}", code(name), lambda(*value)));
+        format!("* {}{weight}{}\n", mention(expert), task.unwrap_or_default())
     };
     info.experts.iter().enumerate().map(line).collect()
 }

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod crash;
+mod emr;
 mod features;
 mod goldens;
 mod invariance;

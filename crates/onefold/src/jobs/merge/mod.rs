@@ -2,6 +2,7 @@
 
 mod budget;
 mod dry_run;
+mod emr;
 mod identity;
 mod record;
 
@@ -10,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onefold_checkpoint::CheckpointError;
-use onefold_checkpoint::output::{Layout, Opened, Output};
-use onefold_merge::{METHODS, MergeError, methods, stream};
+use onefold_checkpoint::output::{Opened, Output};
+use onefold_merge::{METHODS, MergeError, methods};
 
 use super::{dir_of, hub_config, on_pool, tell_hub, threads};
 use crate::cli::{Common, MergeArgs};
-use crate::models::Library;
+use crate::models::{Library, Wanted};
 use crate::plan::{self, Options};
 use crate::progress::{Failure, Shell};
 use crate::recipe::{self, ModelRef, Problems, Recipe};
@@ -68,12 +69,8 @@ fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<Vec<
         Vec::new()
     };
     let mut all: Vec<String> = if problems.is_empty() { Vec::new() } else { vec![problems.to_string()] };
-    let merges: Vec<&str> =
-        recipes.iter().filter_map(|r| r.name.as_ref()).map(|n| n.value.as_str()).collect();
-    let external: Vec<&ModelRef> =
-        recipes.iter().flat_map(Recipe::references).filter(|r| !merges.contains(&r.path.as_str())).collect();
     let opened = Library::open(
-        &external,
+        &external(&recipes),
         &BTreeMap::new(),
         dir_of(&args.recipe),
         &hub_config(common)?,
@@ -86,6 +83,16 @@ fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<Vec<
     problems.warning_texts().iter().for_each(|w| shell.warn(w));
     let mut recipes: Vec<Option<Recipe>> = recipes.into_iter().map(Some).collect();
     Ok(order.into_iter().filter_map(|i| recipes[i].take()).collect())
+}
+
+/// What the recipes read that none of them makes.
+fn external(recipes: &[Recipe]) -> Vec<Wanted<'_>> {
+    let merges: Vec<&str> =
+        recipes.iter().filter_map(|r| r.name.as_ref()).map(|n| n.value.as_str()).collect();
+    let is_made = |model: &ModelRef| merges.contains(&model.path.as_str());
+    // What is put on a base that is still to be made (an artefact's task) cannot be opened before it.
+    let waits = |w: &Wanted<'_>| is_made(w.model) || (w.model.task.is_some() && w.base.is_some_and(is_made));
+    recipes.iter().flat_map(Wanted::of).filter(|w| !waits(w)).collect()
 }
 
 /// One merge from recipe to output.
@@ -106,7 +113,7 @@ fn one(
         return Ok(());
     }
     let library = Library::open(
-        &recipe.references(),
+        &Wanted::of(recipe),
         named,
         dir_of(&args.recipe),
         &hub_config(common)?,
@@ -121,7 +128,7 @@ fn one(
         allow_non_finite: common.allow_non_finite,
     };
     let plan = plan::plan(recipe, method, &library, options).map_err(Failure::Usage)?;
-    let layout = Layout::new(plan.tensors.iter().map(|t| t.output.clone()).collect(), args.max_shard_size);
+    let layout = plan.layout(args.max_shard_size);
     let budget = Budget::of(&plan, threads(common), common.max_memory)?;
     if args.dry_run {
         dry_run(&plan, &layout, &budget, &library, out, shell);
@@ -146,14 +153,14 @@ fn one(
     if resumed > 0 {
         shell.say(&format!("resuming: {resumed} of {} tensors are done", finished.len()));
     }
-    let streamed = on_pool(budget.threads, || Ok(stream::run(&plan.tensors, &finished, &output, shell)))?;
-    let statistics = match streamed {
-        Ok(statistics) => statistics,
+    let streamed = on_pool(budget.threads, || Ok(emr::run(&plan, &library, &finished, &output, shell)))?;
+    let streamed = match streamed {
+        Ok(streamed) => streamed,
         Err(error) => return Err(give_up(output, error)),
     };
     let run =
         Run { recipe, plan: &plan, library: &library, out, job: &job, args, common, budget: &budget, begin };
-    run.finish(output, &statistics, shell).map_err(Failure::job)
+    run.finish(output, &streamed, shell).map_err(Failure::job)
 }
 
 /// Ends a failed run: what can be resumed is kept, what would fail again is not.

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use onefold_checkpoint::CheckpointError;
+use onefold_checkpoint::emr;
 use onefold_checkpoint::output::Output;
-use onefold_merge::stream;
 use serde_json::json;
 
 use super::budget::{Budget, show_bytes};
+use super::emr::Streamed;
 use super::identity::fingerprints;
 use crate::cli::{Common, MergeArgs};
 use crate::jobs::memory;
@@ -35,31 +36,29 @@ pub(super) struct Run<'a> {
 
 impl Run<'_> {
     /// Writes everything beside the weights, commits, and shows the health of the result.
-    pub(super) fn finish(
-        &self,
-        output: Output,
-        statistics: &[Option<stream::Statistics>],
-        shell: &Shell,
-    ) -> Result<(), String> {
+    pub(super) fn finish(&self, output: Output, streamed: &Streamed, shell: &Shell) -> Result<(), String> {
         let failed = |e: CheckpointError| e.to_string();
+        let tasks = streamed.manifest.as_ref().map_or(&[][..], |m| &m.tasks);
         for file in &self.plan.files {
             match &file.content {
                 FileContent::Copied(from) => output.copy_file(&file.name, from).map_err(failed)?,
                 FileContent::New(bytes) => output.add_file(&file.name, bytes).map_err(failed)?,
             }
         }
-        let mut health = report::of_merge(self.plan, statistics, &self.title());
+        if let Some(manifest) = &streamed.manifest {
+            output.add_file(emr::MANIFEST, &manifest.to_json()).map_err(failed)?;
+        }
+        let mut health = report::of_merge(self.plan, &streamed.statistics, &self.title());
         health.recipe = Some(self.recipe.text.clone());
         health.command = Some(self.command());
         health.run = self.facts(&output);
+        health.run.extend(tasks.iter().map(|t| (format!("λ {}", t.name), format!("{:.4}", t.lambda))));
         let text = report::to_text(&health).map_err(|e| e.to_string())?;
         output
             .add_file("report.html", report::to_html(&health).map_err(|e| e.to_string())?.as_bytes())
             .map_err(failed)?;
         output.add_file("recipe.yaml", self.recipe.text.as_bytes()).map_err(failed)?;
-        output
-            .add_file("README.md", report::model_card(&self.card(statistics)).as_bytes())
-            .map_err(failed)?;
+        output.add_file("README.md", report::model_card(&self.card(streamed)).as_bytes()).map_err(failed)?;
         let facts: serde_json::Value =
             serde_json::from_str(&report::to_json(&health).map_err(|e| e.to_string())?)
                 .map_err(|e| e.to_string())?;
@@ -122,20 +121,22 @@ impl Run<'_> {
         facts
     }
 
-    fn card(&self, statistics: &[Option<stream::Statistics>]) -> CardInfo {
+    fn card(&self, streamed: &Streamed) -> CardInfo {
         let source = |label: &String| {
             let model = self.library.all().find(|m| m.label == *label);
             CardSource { name: label.clone(), local: model.is_none_or(|m| m.local), license: None }
         };
         // One coefficient per model if all tensors agree.
-        let mut per_tensor = statistics.iter().flatten().filter_map(|s| s.coefficients.clone());
+        let mut per_tensor = streamed.statistics.iter().flatten().filter_map(|s| s.coefficients.clone());
         let first = per_tensor.next().unwrap_or_default();
         let coefficients = if per_tensor.all(|c| c == first) && first.len() == self.plan.operands.len() {
             first
         } else {
             Vec::new()
         };
+        let tasks = streamed.manifest.as_ref().map_or(&[][..], |m| &m.tasks);
         CardInfo {
+            tasks: tasks.iter().map(|t| (t.name.clone(), t.lambda)).collect(),
             title: self.title(),
             method: self.plan.method.name.to_owned(),
             base: self.plan.origin.as_ref().map(source),

@@ -4,29 +4,41 @@
 //!
 //! Per element γ = sign(Σ_t τ_t), −1 for 0; unified = γ·max |τ_t| over the tasks with sign(τ_t) = γ (0 if none);
 //! M_t = [τ_t·γ > 0]; λ_t = Σ|τ_t| / Σ|M_t ∘ unified|; θ_t = θ₀ + λ_t · M_t ∘ unified.
-//! The authors' code divides sums of per-tensor means instead of sums: [`Rescale::Code`].
+//! The authors' code divides sums of per-tensor means instead of sums: [`Rescaler::Code`].
 //!
-//! Kernels on chunks of equal length: finite input is the caller's to check, lengths are the shorter one's.
+//! Kernels on chunks of equal length; finite input is the caller's to check.
 //! Everything but the sums is element-local, so chunking cannot show. Sums are f64, in index order.
 
+pub mod stream;
+
+pub use onefold_checkpoint::emr::mask_bytes;
+use serde::{Deserialize, Serialize};
+
+/// Elements that are elected at once: their accumulators stay in registers and the first-level cache.
+const LANES: usize = 256;
+
 /// Writes the unified task vector of one chunk. `deltas`: the K task vectors' chunks.
-pub fn elect(deltas: &[&[f32]], unified: &mut [f32]) {
-    for (i, out) in unified.iter_mut().enumerate() {
-        let values = deltas.iter().filter_map(|delta| delta.get(i).copied());
-        let sum: f64 = values.clone().map(f64::from).sum();
-        // Largest or smallest value, clipped at 0: those of the other sign do not take part.
-        *out = if sum > 0.0 { values.fold(0.0, f32::max) } else { values.fold(0.0, f32::min) };
+pub fn elect<V: AsRef<[f32]>>(deltas: &[V], unified: &mut [f32]) {
+    for (part, out) in unified.chunks_mut(LANES).enumerate() {
+        let (mut sum, mut above, mut below) = ([0f64; LANES], [0f32; LANES], [0f32; LANES]);
+        for delta in deltas {
+            let values = &delta.as_ref()[part * LANES..];
+            // Largest and smallest value, clipped at 0: those of the other sign do not take part.
+            for (i, &v) in values.iter().take(out.len()).enumerate() {
+                sum[i] += f64::from(v);
+                above[i] = above[i].max(v);
+                below[i] = below[i].min(v);
+            }
+        }
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = if sum[i] > 0.0 { above[i] } else { below[i] };
+        }
     }
 }
 
 /// Whether the task keeps this element: M_t. Where `unified` is 0 no task agrees, so γ is not needed.
 fn keeps(delta: f32, unified: f32) -> bool {
     (delta > 0.0 && unified > 0.0) || (delta < 0.0 && unified < 0.0)
-}
-
-/// Bytes of the mask of `elements` elements.
-pub fn mask_bytes(elements: usize) -> usize {
-    elements.div_ceil(8)
 }
 
 /// Writes one task's mask of one chunk: element i is bit i mod 8 (least significant first) of byte i / 8.
@@ -39,7 +51,7 @@ pub fn mask(delta: &[f32], unified: &[f32], bits: &mut [u8]) {
 }
 
 /// What one task's λ needs of one tensor; chunks add up.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
     /// Σ|τ_t|.
     pub delta: f64,
@@ -70,7 +82,7 @@ impl std::ops::AddAssign for Sums {
 
 /// How λ_t weighs the tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rescale {
+pub enum Rescaler {
     /// Sums over all elements, as printed: keeps the L1 norm of the task vector.
     #[default]
     Paper,
@@ -78,30 +90,32 @@ pub enum Rescale {
     Code,
 }
 
+impl Rescaler {
+    /// Its name in recipes and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::Code => "code",
+        }
+    }
+}
+
 /// λ_t from the sums of each tensor; 0 when the task's mask is empty (any factor gives the same model).
-pub fn rescaler(tensors: &[Sums], rule: Rescale) -> f64 {
+pub fn rescaler(tensors: &[Sums], rule: Rescaler) -> f64 {
     let (mut delta, mut kept) = (0.0, 0.0);
     for tensor in tensors.iter().filter(|tensor| tensor.elements > 0) {
-        let count = if rule == Rescale::Code { tensor.elements as f64 } else { 1.0 };
+        let count = if rule == Rescaler::Code { tensor.elements as f64 } else { 1.0 };
         delta += tensor.delta / count;
         kept += tensor.kept / count;
     }
     if kept > 0.0 { delta / kept } else { 0.0 }
 }
 
-/// Writes one task's rebuilt task vector λ_t · M_t ∘ unified of one chunk.
-pub fn rebuild(unified: &[f32], bits: &[u8], lambda: f64, delta: &mut [f32]) {
-    for ((out, unified), &byte) in delta.chunks_mut(8).zip(unified.chunks(8)).zip(bits) {
-        for (i, (o, &u)) in out.iter_mut().zip(unified).enumerate() {
-            *o = if byte >> i & 1 == 1 { (lambda * f64::from(u)) as f32 } else { 0.0 };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use onefold_checkpoint::emr::add_task;
     use proptest::prelude::*;
 
     use super::*;
@@ -131,7 +145,7 @@ mod tests {
     /// Tolerance 1e-6 relative: the golden is f64, the storage f32.
     #[test]
     fn golden() {
-        let text = include_str!("../../../testdata/related/emr.json");
+        let text = include_str!("../../../../testdata/related/emr.json");
         let golden: Golden = serde_json::from_str(text).unwrap();
         let mut sums = vec![Vec::new(); golden.task_vectors.len()];
         for (name, wanted) in &golden.unified {
@@ -143,8 +157,8 @@ mod tests {
                 mask(tau, &unified, &mut bits);
                 assert_eq!(bits, packed(&golden.masks[t][name]), "{name} {t}");
                 sums[t].push(Sums::of(tau, &unified));
-                let mut rebuilt = vec![f32::NAN; tau.len()];
-                rebuild(&unified, &bits, golden.rescaler_paper[t], &mut rebuilt);
+                let mut rebuilt = vec![0.0; tau.len()];
+                add_task(&mut rebuilt, &unified, &bits, 0, golden.rescaler_paper[t]);
                 for (a, b) in rebuilt.iter().zip(&golden.task_vectors_rebuilt_paper[t][name]) {
                     assert!((a - b).abs() <= 1e-6 * b.abs(), "{name} {t}: {a} {b}");
                 }
@@ -152,8 +166,8 @@ mod tests {
         }
         for (t, sums) in sums.iter().enumerate() {
             let (paper, code) = (golden.rescaler_paper[t], golden.rescaler_code_sum_of_tensor_means[t]);
-            assert!((rescaler(sums, Rescale::Paper) / paper - 1.0).abs() < 1e-6);
-            assert!((rescaler(sums, Rescale::Code) / code - 1.0).abs() < 1e-6);
+            assert!((rescaler(sums, Rescaler::Paper) / paper - 1.0).abs() < 1e-6);
+            assert!((rescaler(sums, Rescaler::Code) / code - 1.0).abs() < 1e-6);
         }
     }
 
@@ -163,8 +177,8 @@ mod tests {
         let mut bits = [0xFF];
         mask(&[0.5, 0.0, 0.0], &[-0.5, 0.0, -3.0], &mut bits);
         assert_eq!(bits, [0]);
-        assert_eq!(rescaler(&[Sums::of(&[0.5, 0.0], &[-0.5, 0.0])], Rescale::Paper), 0.0);
-        assert_eq!(rescaler(&[], Rescale::Code), 0.0);
+        assert_eq!(rescaler(&[Sums::of(&[0.5, 0.0], &[-0.5, 0.0])], Rescaler::Paper), 0.0);
+        assert_eq!(rescaler(&[], Rescaler::Code), 0.0);
     }
 
     /// Products of tiny values would underflow and sums of huge ones overflow in f32.
@@ -196,9 +210,9 @@ mod tests {
                 prop_assert_eq!(&whole, &halves);
                 let mut sums = Sums::of(&tau[..cut], &unified[..cut]);
                 sums += Sums::of(&tau[cut..], &unified[cut..]);
-                let lambda = rescaler(&[sums], Rescale::Paper);
+                let lambda = rescaler(&[sums], Rescaler::Paper);
                 let mut rebuilt = vec![0.0; 41];
-                rebuild(&unified, &whole, lambda, &mut rebuilt);
+                add_task(&mut rebuilt, &unified, &whole, 0, lambda);
                 if sums.kept > 0.0 {
                     let l1: f64 = rebuilt.iter().map(|x| f64::from(x.abs())).sum();
                     prop_assert!((l1 / sums.delta - 1.0).abs() < 1e-5);
