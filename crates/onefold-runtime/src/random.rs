@@ -208,7 +208,59 @@ mod tests {
         assert_eq!((threshold(0.0), threshold(1.0)), (0, 1 << 32));
     }
 
+    /// Coin by coin, from the numbers that a group is made of.
+    fn coin(stream: &Stream, threshold: u64, i: u64) -> bool {
+        let (group, lane, bit) = (i / GROUP as u64, (i % LANES as u64) as usize, i as usize % GROUP / LANES);
+        let draw = |purpose| philox(stream.key, group, purpose)[bit / 2][lane] >> (16 * (bit % 2)) & 0xffff;
+        match draw(Purpose::Coins).cmp(&(threshold >> 16)) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => draw(Purpose::Ties) < threshold & 0xffff,
+            std::cmp::Ordering::Greater => false,
+        }
+    }
+
+    fn tossed(stream: &Stream, threshold: u64, start: u64, len: usize) -> Vec<bool> {
+        let mut marks = Vec::new();
+        stream.toss(threshold, start, len, &mut marks);
+        assert_eq!(marks.len(), len.div_ceil(GROUP) * LANES);
+        (0..len).map(|i| marks[i / GROUP * LANES + i % LANES] >> (i % GROUP / LANES) & 1 == 1).collect()
+    }
+
+    #[test]
+    fn coins_are_fair_to_their_threshold() {
+        let stream = Stream::new(7, "task", "tensor");
+        let n = 1 << 20;
+        for p in [0.0, 1e-4, 0.3, 0.5, 0.999, 1.0] {
+            let share = tossed(&stream, threshold(p), 0, n).iter().filter(|c| **c).count() as f64 / n as f64;
+            assert!((share - p).abs() <= 6.0 * (p * (1.0 - p) / n as f64).sqrt(), "{p}: {share}");
+        }
+    }
+
+    /// Of a million coins some sixteen are decided by the second draw.
+    #[test]
+    fn ties_are_broken() {
+        let stream = Stream::new(5, "task", "tensor");
+        let (low, high) = (0x5555_0000, 0x5555_ffff);
+        let (n, mut between) = (1 << 20, 0);
+        for (i, (a, b)) in tossed(&stream, low, 0, n).into_iter().zip(tossed(&stream, high, 0, n)).enumerate()
+        {
+            assert!(b || !a, "a higher threshold keeps what a lower one keeps");
+            if a != b {
+                between += 1;
+                assert_eq!(tossed(&stream, 0x5555_8000, i as u64, 1), [coin(&stream, 0x5555_8000, i as u64)]);
+            }
+        }
+        assert!((4..40).contains(&between), "{between}");
+    }
+
     proptest! {
+        #[test]
+        fn coins_follow_their_definition(start in 0u64..1000, len in 0usize..600, t in 0u64..=1 << 32) {
+            let stream = Stream::new(3, "t", "w");
+            let expected: Vec<bool> = (start..start + len as u64).map(|i| coin(&stream, t, i)).collect();
+            prop_assert_eq!(tossed(&stream, t, start, len), expected);
+        }
+
         #[test]
         fn any_piece_equals_the_whole(start in 0u64..500, len in 0usize..300) {
             let stream = Stream::new(3, "t", "w");

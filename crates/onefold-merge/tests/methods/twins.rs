@@ -8,7 +8,7 @@
 use onefold_merge::MergeError;
 use onefold_merge::scan::BLOCK;
 use onefold_runtime::Stream;
-use onefold_runtime::random::threshold;
+use onefold_runtime::random::{GROUP, threshold};
 
 use crate::harness::{Failure, Input, Job, close, largest, normal};
 
@@ -387,7 +387,15 @@ fn outliers(x: &[f64], density: f64, gamma: f64) -> Vec<f64> {
     keep_only(x, &ranking(x)[top..top + target])
 }
 
-/// What the specification's random mask keeps of the tensor `name` of `model`.
+/// What DARE's mask keeps of the tensor `name` of `model`.
+fn tossed(x: &[f64], seed: u64, model: &str, name: &str, density: f64) -> Vec<f64> {
+    let mut marks = Vec::new();
+    Stream::new(seed, model, name).toss(threshold(density), 0, x.len(), &mut marks);
+    let kept = |e: usize| marks[e / GROUP * (GROUP / 8) + e % 32] >> (e % GROUP / 32) & 1 == 1;
+    (0..x.len()).map(|e| if kept(e) { x[e] } else { 0.0 }).collect()
+}
+
+/// What DELLA's mask keeps of the tensor `name` of `model`.
 fn random(x: &[f64], seed: u64, model: &str, name: &str, density: impl Fn(usize) -> f64) -> Vec<f64> {
     let mut numbers = vec![0; x.len()];
     Stream::new(seed, model, name).fill(0, &mut numbers);
@@ -552,7 +560,7 @@ fn dare() {
                 |i| {
                     let one = |(m, x): (usize, &Vec<f64>)| {
                         let d = DENSITY[m];
-                        let kept = random(x, 7, &format!("model {m}"), &i.name, |_| d);
+                        let kept = tossed(x, 7, &format!("model {m}"), &i.name, d);
                         match rescale {
                             "l1" => l1(x, &kept),
                             "inverse_density" => scaled(&kept, 1.0 / d),
