@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod methods;
 pub mod order;
 pub mod params;
+pub mod recording;
 pub mod scan;
 pub mod sparsify;
 pub mod stream;

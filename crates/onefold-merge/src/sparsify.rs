@@ -5,16 +5,16 @@
 //! passed over more than once, a bit per element may be kept instead ([`record`]), within a fixed budget.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use onefold_runtime::Stream;
-use onefold_runtime::random::{GROUP, threshold};
+use onefold_runtime::random::threshold;
 
 use crate::MergeError;
 use crate::kernels::add_scaled;
 use crate::kernels::della::{self, Probability};
-use crate::kernels::mix::{add_marked, keep_marked, keep_ranked, mark};
+use crate::kernels::mix::{add_marked, keep_marked, keep_ranked};
 use crate::order::Cut;
+use crate::recording::{Marks, Recorder, Recording, marks_of};
 use crate::scan::{Grain, Scan, View};
 
 /// A sparsifier with the parameters of one model.
@@ -153,7 +153,7 @@ impl Mask {
     pub fn row(&self) -> Option<usize> {
         match self {
             Self::Della { row, .. } => Some(*row),
-            Self::Recorded(recording) => recording.row,
+            Self::Recorded(recording) => recording.row(),
             _ => None,
         }
     }
@@ -229,51 +229,6 @@ pub fn grain_of(masks: &[Mask]) -> Grain {
     masks.iter().find_map(Mask::row).map_or(Grain::Element, Grain::Rows)
 }
 
-// ---- masks that are kept from one pass to the next
-
-/// Most bytes of masks that are kept at a time, over all tensors in work.
-const MOST_RECORDED: usize = 32 << 20;
-static RECORDED: AtomicUsize = AtomicUsize::new(0);
-
-/// A mask of a tensor, a bit per element, block by block.
-#[derive(Debug)]
-pub struct Recording {
-    blocks: Vec<Box<[u8]>>,
-    block: usize,
-    row: Option<usize>,
-    /// Returns its bytes to the budget with the last mask of the tensor.
-    _share: Arc<Share>,
-}
-
-impl Recording {
-    fn marks(&self, view: &View<'_>) -> &[u8] {
-        &self.blocks[view.start / self.block]
-    }
-}
-
-/// A part of the budget.
-#[derive(Debug)]
-struct Share(usize);
-
-impl Share {
-    fn take(bytes: usize) -> Option<Self> {
-        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= MOST_RECORDED);
-        RECORDED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok().map(|_| Self(bytes))
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        RECORDED.fetch_sub(self.0, Ordering::Relaxed);
-    }
-}
-
-fn marks_of(kept: &[f32]) -> Box<[u8]> {
-    let mut marks = vec![0; kept.len().div_ceil(GROUP) * (GROUP / 8)];
-    mark(kept, &mut marks);
-    marks.into()
-}
-
 /// Calls `each` for every block with every masked operand (number, view, surviving elements) and returns its answers in
 /// block order, operand by operand. The masks come back as they are to be used in the next pass: recorded, if they are
 /// costly, do not change the values, and fit the budget.
@@ -287,38 +242,28 @@ pub fn record<T: Send>(
 ) -> Result<(Vec<Vec<T>>, Vec<Mask>), MergeError> {
     let grain = grain_of(&masks);
     let costly = |mask: &Mask| matches!(mask, Mask::Random { .. } | Mask::Della { divide: false, .. });
-    let wanted = masks.iter().filter(|m| costly(m)).count() * scan.len().div_ceil(8);
-    let share = Share::take(wanted).map(Arc::new);
+    let recorder = Recorder::new(scan, grain, masks.iter().filter(|m| costly(m)).count());
     let parts = scan.map(grain, |view| {
         let (mut scratch, mut kept) = (Scratch::default(), vec![0.0; view.len()]);
-        masks
-            .iter()
-            .enumerate()
-            .map(|(i, mask)| {
-                mask.apply(view, i, &mut scratch, &mut kept);
-                let marks = share.as_ref().filter(|_| costly(mask)).map(|_| marks_of(&kept));
-                (each(i, view, &kept), marks)
-            })
-            .collect::<Vec<(T, Option<Box<[u8]>>)>>()
-    })?;
-    let mut blocks: Vec<Vec<Box<[u8]>>> = masks.iter().map(|_| Vec::new()).collect();
-    let answers = parts.into_iter().map(|part| {
-        let keep = |(i, (answer, marks)): (usize, (T, Option<Box<[u8]>>))| {
-            blocks[i].extend(marks);
-            answer
+        let one = |(i, mask): (usize, &Mask)| {
+            mask.apply(view, i, &mut scratch, &mut kept);
+            let marks = recorder.as_ref().filter(|_| costly(mask)).map(|_| marks_of(&kept));
+            (each(i, view, &kept), marks)
         };
-        part.into_iter().enumerate().map(keep).collect()
-    });
-    let answers = answers.collect();
-    let block = scan.block_len(grain);
-    let masks = masks.into_iter().zip(blocks).map(|(mask, blocks)| match &share {
-        Some(share) if costly(&mask) => {
-            let row = if let Grain::Rows(row) = grain { Some(row) } else { None };
-            Mask::Recorded(Arc::new(Recording { blocks, block, row, _share: share.clone() }))
-        }
+        masks.iter().enumerate().map(one).collect::<Vec<_>>()
+    })?;
+    let mut blocks: Vec<Vec<Marks>> = masks.iter().map(|_| Vec::new()).collect();
+    let mut answers = Vec::new();
+    for part in parts {
+        let (of_block, marks): (Vec<T>, Vec<Option<Marks>>) = part.into_iter().unzip();
+        answers.push(of_block);
+        blocks.iter_mut().zip(marks).for_each(|(blocks, marks)| blocks.extend(marks));
+    }
+    let replaced = |(mask, blocks)| match &recorder {
+        Some(recorder) if costly(&mask) => Mask::Recorded(recorder.recording(blocks)),
         _ => mask,
-    });
-    Ok((answers, masks.collect()))
+    };
+    Ok((answers, masks.into_iter().zip(blocks).map(replaced).collect()))
 }
 
 #[cfg(test)]

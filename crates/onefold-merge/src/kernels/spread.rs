@@ -10,28 +10,33 @@ fn accumulate(x: &[f32], mean: &[f32], squares: &mut [f32]) {
     }
 }
 
-/// Population variance over the vectors. `mean` is a buffer.
-pub fn variance(vectors: &[Vec<f32>], mean: &mut Vec<f32>, out: &mut [f32]) {
+/// Elements that are worked on together: their values of a few vectors fit the first-level cache.
+const PIECE: usize = 1024;
+
+/// Population variance over the vectors.
+pub fn variance(vectors: &[Vec<f32>], out: &mut [f32]) {
     let share = 1.0 / vectors.len() as f32;
-    mean.clear();
-    mean.resize(out.len(), 0.0);
-    for vector in vectors {
-        super::add(mean, vector);
+    let mut mean = [0.0; PIECE];
+    for (i, out) in out.chunks_mut(PIECE).enumerate() {
+        let part = i * PIECE..i * PIECE + out.len();
+        let mean = &mut mean[..out.len()];
+        mean.fill(0.0);
+        for vector in vectors {
+            super::add(mean, &vector[part.clone()]);
+        }
+        super::scale(mean, share);
+        out.fill(0.0);
+        for vector in vectors {
+            accumulate(&vector[part.clone()], mean, out);
+        }
+        super::scale(out, share);
     }
-    super::scale(mean, share);
-    out.fill(0.0);
-    for vector in vectors {
-        accumulate(vector, mean, out);
-    }
-    super::scale(out, share);
 }
 
-/// Keeps `x` where `kept` is not zero.
+/// How many values are not zero.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-pub fn keep_where(x: &mut [f32], kept: &[f32]) {
-    for (x, k) in x.iter_mut().zip(kept) {
-        *x = if *k != 0.0 { *x } else { 0.0 };
-    }
+pub fn count_nonzero(x: &[f32]) -> u64 {
+    x.iter().map(|v| u64::from(*v != 0.0)).sum()
 }
 
 /// Adds 1 to `counts` where the magnitude of `x` exceeds `epsilon`.
@@ -86,7 +91,7 @@ mod tests {
     fn variances_and_counts_by_hand() {
         let vectors = [vec![1.0, 2.0, 0.0], vec![3.0, 2.0, -6.0]];
         let mut out = [9.0; 3];
-        variance(&vectors, &mut Vec::new(), &mut out);
+        variance(&vectors, &mut out);
         assert_eq!(out, [1.0, 0.0, 9.0]);
         let mut counts = [0.0; 3];
         vectors.iter().for_each(|v| count_active(v, 1.5, &mut counts));

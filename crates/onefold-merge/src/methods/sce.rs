@@ -10,14 +10,16 @@
 //!
 //! mergekit's early exits (nothing to select) give a tensor of the wrong shape; here nothing selected means the base.
 
+use std::sync::Arc;
+
 use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};
 use crate::MergeError;
-use crate::kernels::add;
-use crate::kernels::mix::{elect, keep_ranked};
+use crate::kernels::mix::{elect, keep_marked, keep_ranked};
 use crate::kernels::reduce::{dot, sum_in_order};
-use crate::kernels::spread;
+use crate::kernels::{add, scale, spread};
 use crate::order::{self, Computed, Cut};
 use crate::params::{Default, Kind, Level, Param};
+use crate::recording::{Marks, Recorder, Recording, marks_of};
 use crate::scan::{Grain, Scan, View};
 use crate::task::Task;
 
@@ -60,20 +62,16 @@ fn build(task: &Task) -> Result<Box<dyn Rule>, String> {
 
 impl Rule for Sce {
     fn prepare(&self, scan: &Scan, _: &ModelSurvey) -> Result<Box<dyn Kernel>, MergeError> {
-        let cut = self.cut(scan)?;
-        let k = scan.k();
-        let energy = |view: &View<'_>| {
-            let mut scratch = Scratch::default();
-            select(view, cut, &mut scratch);
-            scratch.rows.iter().map(|row| dot(row, row)).collect()
+        let (energies, selection) = match self.cut(scan)? {
+            None => (scan.map(Grain::Element, |view| energies(view, None))?, Selection::All),
+            Some(cut) => select(scan, cut)?,
         };
-        let n = scan.len().max(1) as f64;
-        let mean_squares: Vec<f64> =
-            sum_in_order(scan.map(Grain::Element, energy)?, k).iter().map(|s| s / n).collect();
+        let (k, n) = (scan.k(), scan.len().max(1) as f64);
+        let mean_squares: Vec<f64> = sum_in_order(energies, k).iter().map(|s| s / n).collect();
         let sum: f64 = mean_squares.iter().sum();
         let weights =
             if sum < 1e-6 { vec![1.0 / k as f64; k] } else { mean_squares.iter().map(|m| m / sum).collect() };
-        Ok(Box::new(SceKernel { cut, weights }))
+        Ok(Box::new(SceKernel { selection, weights }))
     }
 }
 
@@ -86,7 +84,7 @@ impl Sce {
         let varying = scan.map(Grain::Element, |view| {
             let mut variances = vec![0.0; view.len()];
             variance(view, &mut variances);
-            variances.iter().filter(|v| **v != 0.0).count() as u64
+            spread::count_nonzero(&variances)
         })?;
         let keep = (varying.iter().sum::<u64>() as f64 * self.select) as u64;
         Ok(order::cuts(&[scan], Grain::Element, &Computed(variance), &[vec![keep]])?[0].first().copied())
@@ -95,30 +93,61 @@ impl Sce {
 
 /// Population variance over the models, element by element.
 fn variance(view: &View<'_>, out: &mut [f32]) {
-    spread::variance(view.vectors, &mut Vec::new(), out);
+    spread::variance(view.vectors, out);
 }
 
-/// Copies the task vectors to `scratch.rows`, zero where the variance is not among the largest.
-fn select(view: &View<'_>, cut: Option<Cut>, scratch: &mut Scratch) {
-    let Scratch { rows, a, b, .. } = scratch;
-    rows.resize_with(view.vectors.len(), Vec::new);
-    for (row, vector) in rows.iter_mut().zip(view.vectors) {
-        row.clear();
-        row.extend_from_slice(vector);
+/// The elements whose variance is among the largest.
+#[derive(Debug)]
+enum Selection {
+    All,
+    Cut(Cut),
+    Recorded(Arc<Recording>),
+}
+
+impl Selection {
+    /// The marks of a block; `None` if all are selected.
+    fn marks<'m>(&'m self, view: &View<'_>, buffer: &'m mut Option<Marks>) -> Option<&'m [u8]> {
+        match self {
+            Self::All => None,
+            Self::Cut(cut) => Some(buffer.insert(marks(view, *cut))),
+            Self::Recorded(recording) => Some(recording.marks(view)),
+        }
     }
-    let Some(cut) = cut else { return };
-    a.resize(view.len(), 0.0);
-    spread::variance(view.vectors, b, a);
-    b.resize(view.len(), 0.0);
-    keep_ranked(a, view.start as u64, cut, Cut::NOTHING, b);
-    for row in rows {
-        spread::keep_where(row, b);
-    }
+}
+
+fn marks(view: &View<'_>, cut: Cut) -> Marks {
+    let (mut variances, mut kept) = (vec![0.0; view.len()], vec![0.0; view.len()]);
+    variance(view, &mut variances);
+    keep_ranked(&variances, view.start as u64, cut, Cut::NOTHING, &mut kept);
+    marks_of(&kept)
+}
+
+/// Σ τᵢ² of a block over what is selected.
+fn energies(view: &View<'_>, marks: Option<&[u8]>) -> Vec<f64> {
+    let Some(marks) = marks else { return view.vectors.iter().map(|x| dot(x, x)).collect() };
+    let mut kept = vec![0.0; view.len()];
+    let one = |x: &Vec<f32>| {
+        keep_marked(x, marks, &mut kept);
+        dot(&kept, &kept)
+    };
+    view.vectors.iter().map(one).collect()
+}
+
+/// The energies of all blocks, and the selection for the next pass: recorded, if that fits the budget.
+fn select(scan: &Scan, cut: Cut) -> Result<(Vec<Vec<f64>>, Selection), MergeError> {
+    let recorder = Recorder::new(scan, Grain::Element, 1);
+    let parts = scan.map(Grain::Element, |view| {
+        let marks = marks(view, cut);
+        (energies(view, Some(&marks)), recorder.is_some().then_some(marks))
+    })?;
+    let (energies, blocks): (Vec<Vec<f64>>, Vec<Option<Marks>>) = parts.into_iter().unzip();
+    let recorded = recorder.map(|recorder| recorder.recording(blocks.into_iter().flatten().collect()));
+    Ok((energies, recorded.map_or(Selection::Cut(cut), Selection::Recorded)))
 }
 
 #[derive(Debug)]
 struct SceKernel {
-    cut: Option<Cut>,
+    selection: Selection,
     weights: Vec<f64>,
 }
 
@@ -128,14 +157,21 @@ impl Kernel for SceKernel {
     }
 
     fn merge(&self, block: &View<'_>, scratch: &mut Scratch, out: &mut [f32]) {
-        select(block, self.cut, scratch);
         let Scratch { rows, a, b, .. } = scratch;
+        let mut buffer = None;
+        let marks = self.selection.marks(block, &mut buffer);
+        let weights: Vec<f32> = self.weights.iter().map(|w| *w as f32).collect();
+        rows.resize_with(block.vectors.len(), Vec::new);
         a.clear();
         a.resize(block.len(), 0.0);
-        let weights: Vec<f32> = self.weights.iter().map(|w| *w as f32).collect();
-        for (row, w) in rows.iter_mut().zip(&weights) {
+        for ((row, vector), w) in rows.iter_mut().zip(block.vectors).zip(&weights) {
+            row.resize(block.len(), 0.0);
+            match marks {
+                Some(marks) => keep_marked(vector, marks, row),
+                None => row.copy_from_slice(vector),
+            }
             add(a, row);
-            crate::kernels::scale(row, *w);
+            scale(row, *w);
         }
         elect(rows, a, 1.0, Some(&weights), out, b);
     }
