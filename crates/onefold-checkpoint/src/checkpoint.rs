@@ -125,30 +125,32 @@ impl Checkpoint {
     }
 
     fn from_shards(dir: PathBuf, paths: &[PathBuf]) -> Result<Self, Vec<CheckpointError>> {
-        let mut checkpoint = Self { dir, files: Vec::new(), tensors: BTreeMap::new() };
-        let mut origin: BTreeMap<String, usize> = BTreeMap::new();
-        let mut errors = Vec::new();
+        let (mut files, mut errors) = (Vec::new(), Vec::new());
+        let mut stored: Vec<(String, Tensor, &Path)> = Vec::new();
         for path in paths {
             match open_shard(path) {
                 Ok((file, tensors)) => {
-                    for (name, tensor) in tensors {
-                        if let Some(first) = origin.insert(name.clone(), checkpoint.files.len()) {
-                            let first =
-                                checkpoint.files.get(first).map_or(path.as_path(), |f| f.path()).to_owned();
-                            errors.push(CheckpointError::Duplicate {
-                                tensor: name.clone(),
-                                first,
-                                second: path.clone(),
-                            });
-                        }
-                        checkpoint.tensors.insert(name, tensor);
-                    }
-                    checkpoint.files.push(file);
+                    stored.extend(tensors.into_iter().map(|(name, tensor)| (name, tensor, path.as_path())));
+                    files.push(file);
                 }
                 Err(more) => errors.extend(more),
             }
         }
-        if errors.is_empty() { Ok(checkpoint) } else { Err(errors) }
+        // The sort is stable: of two that share a name, the first file comes first.
+        stored.sort_by(|a, b| a.0.cmp(&b.0));
+        errors.extend(stored.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| {
+            CheckpointError::Duplicate {
+                tensor: pair[0].0.clone(),
+                first: pair[0].2.to_owned(),
+                second: pair[1].2.to_owned(),
+            }
+        }));
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        // From what is sorted the map is built in one go.
+        let tensors = stored.into_iter().map(|(name, tensor, _)| (name, tensor)).collect();
+        Ok(Self { dir, files, tensors })
     }
 }
 

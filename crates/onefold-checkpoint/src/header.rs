@@ -4,12 +4,14 @@
 //! optional `__metadata__`, then the data. The `safetensors` crate validates the same rules but its errors do not
 //! name tensor or file; tests hold the two to the same verdict.
 
-use std::collections::{BTreeMap, btree_map};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::{CheckpointError, Dtype};
 
@@ -46,7 +48,7 @@ pub struct Header {
 /// One error per thing that is wrong: truncation, size, JSON, dtype, shape, offsets (overlap, hole, out of range).
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header, Vec<CheckpointError>> {
     let (json, data_start) = split(path, bytes).map_err(|e| vec![e])?;
-    let raw: RawHeader = serde_json::from_slice(json).map_err(|e| {
+    let raw: RawHeader<'_> = serde_json::from_slice(json).map_err(|e| {
         vec![CheckpointError::HeaderInvalid { path: path.to_owned(), message: e.to_string() }]
     })?;
     let mut errors = Vec::new();
@@ -70,17 +72,26 @@ pub fn encode<'a>(
     tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize], u64)>,
     metadata: &BTreeMap<String, String>,
 ) -> Vec<u8> {
-    let mut map = serde_json::Map::new();
-    map.insert("__metadata__".into(), serde_json::json!(metadata));
-    let mut offset = 0u64;
-    for (name, dtype, shape, bytes) in tensors {
-        let info = serde_json::json!({
-            "dtype": dtype.safetensors_name(), "shape": shape, "data_offsets": [offset, offset + bytes],
-        });
-        map.insert(name.to_owned(), info);
-        offset += bytes;
+    #[derive(Serialize)]
+    struct Info<'a> {
+        dtype: &'a str,
+        shape: &'a [usize],
+        data_offsets: [u64; 2],
     }
-    let mut json = serde_json::to_vec(&map).expect("a map of strings and numbers serialises");
+    let mut json = Vec::new();
+    let mut serializer = serde_json::Serializer::new(&mut json);
+    let write = || {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("__metadata__", metadata)?;
+        let mut offset = 0u64;
+        for (name, dtype, shape, bytes) in tensors {
+            let dtype = dtype.safetensors_name();
+            map.serialize_entry(name, &Info { dtype, shape, data_offsets: [offset, offset + bytes] })?;
+            offset += bytes;
+        }
+        map.end()
+    };
+    write().expect("a map of strings and numbers serialises");
     json.resize(json.len().next_multiple_of(8), b' ');
     let mut out = (json.len() as u64).to_le_bytes().to_vec();
     out.append(&mut json);
@@ -103,10 +114,14 @@ fn split<'a>(path: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], usize), Checkpoi
     Ok((bytes.get(8..end).ok_or_else(|| truncated(end as u64))?, end))
 }
 
-fn entry(path: &Path, name: String, info: RawInfo, data_start: usize) -> Result<Entry, CheckpointError> {
+fn entry(path: &Path, name: String, info: RawInfo<'_>, data_start: usize) -> Result<Entry, CheckpointError> {
     let path_buf = || path.to_owned();
     let Some(dtype) = Dtype::from_safetensors(&info.dtype) else {
-        return Err(CheckpointError::UnknownDtype { path: path_buf(), tensor: name, found: info.dtype });
+        return Err(CheckpointError::UnknownDtype {
+            path: path_buf(),
+            tensor: name,
+            found: info.dtype.into_owned(),
+        });
     };
     let Some(expected) = byte_size(&info.shape, dtype) else {
         return Err(CheckpointError::ShapeOverflow { path: path_buf(), tensor: name, shape: info.shape });
@@ -179,19 +194,21 @@ fn check_tiling(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawInfo {
-    dtype: String,
+struct RawInfo<'a> {
+    #[serde(borrow)]
+    dtype: Cow<'a, str>,
     shape: Vec<usize>,
     data_offsets: [usize; 2],
 }
 
+/// The JSON as it stands; the names are known to differ.
 #[derive(Default)]
-struct RawHeader {
-    tensors: BTreeMap<String, RawInfo>,
+struct RawHeader<'a> {
+    tensors: Vec<(String, RawInfo<'a>)>,
     metadata: BTreeMap<String, String>,
 }
 
-impl<'de> Deserialize<'de> for RawHeader {
+impl<'de> Deserialize<'de> for RawHeader<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(HeaderVisitor)
     }
@@ -200,31 +217,27 @@ impl<'de> Deserialize<'de> for RawHeader {
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = RawHeader;
+    type Value = RawHeader<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a map from tensor names to dtype, shape and data_offsets")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader<'de>, A::Error> {
         let mut header = RawHeader::default();
         while let Some(key) = map.next_key::<String>()? {
             if key == "__metadata__" {
                 header.metadata = map.next_value()?;
                 continue;
             }
-            match header.tensors.entry(key) {
-                btree_map::Entry::Occupied(listed) => {
-                    return Err(A::Error::custom(format!("tensor `{}` is listed twice", listed.key())));
-                }
-                btree_map::Entry::Vacant(place) => {
-                    let named = |e| A::Error::custom(format!("tensor `{}`: {e}", place.key()));
-                    let info = map.next_value().map_err(named)?;
-                    place.insert(info);
-                }
-            }
+            let info = map.next_value().map_err(|e| A::Error::custom(format!("tensor `{key}`: {e}")))?;
+            header.tensors.push((key, info));
         }
-        Ok(header)
+        header.tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        match header.tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            Some(twice) => Err(A::Error::custom(format!("tensor `{}` is listed twice", twice[0].0))),
+            None => Ok(header),
+        }
     }
 }
 

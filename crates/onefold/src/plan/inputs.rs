@@ -1,6 +1,7 @@
 //! What a model holds under a name, or what stands for it: another prefix, the embedding for a tied head, rows gathered for
 //! the output's vocabulary.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use onefold_checkpoint::Tensor;
@@ -76,17 +77,17 @@ impl<'r> Planner<'r> {
 
 /// A model's tensors under the donor's naming: some checkpoints are saved with the base model's prefix (`model.`,
 /// `bert.`), some without.
-pub(super) fn named_like(donor: &Model, model: &Model) -> BTreeMap<String, Tensor> {
+pub(super) fn named_like<'m>(donor: &Model, model: &'m Model) -> Cow<'m, BTreeMap<String, Tensor>> {
     let (theirs, ours) = (donor.checkpoint.tensors(), model.checkpoint.tensors());
     let common = |rename: &dyn Fn(&str) -> Option<String>| {
         ours.keys().filter(|n| rename(n).is_some_and(|n| theirs.contains_key(&n))).count()
     };
-    let as_is = common(&|n| Some(n.to_owned()));
+    let as_is = ours.keys().filter(|n| theirs.contains_key(*n)).count();
+    if as_is * 2 >= ours.len() {
+        return Cow::Borrowed(ours);
+    }
     let prefixes: BTreeSet<&str> =
         theirs.keys().chain(ours.keys()).filter_map(|n| n.split_once('.')).map(|(p, _)| p).collect();
-    if as_is * 2 >= ours.len() {
-        return ours.clone();
-    }
     let add = |prefix: &str, n: &str| format!("{prefix}.{n}");
     let strip = |prefix: &str, n: &str| n.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned);
     let best = prefixes
@@ -94,7 +95,7 @@ pub(super) fn named_like(donor: &Model, model: &Model) -> BTreeMap<String, Tenso
         .flat_map(|p| [(common(&|n| Some(add(p, n))), *p, true), (common(&|n| strip(p, n)), *p, false)])
         .max_by_key(|(count, _, _)| *count);
     let Some((count, prefix, adds)) = best.filter(|(count, _, _)| *count > as_is) else {
-        return ours.clone();
+        return Cow::Borrowed(ours);
     };
     debug_assert!(count > 0);
     let rename = |n: &String| {
@@ -103,7 +104,7 @@ pub(super) fn named_like(donor: &Model, model: &Model) -> BTreeMap<String, Tenso
         }
         if adds { add(prefix, n) } else { strip(prefix, n).unwrap_or_else(|| n.clone()) }
     };
-    ours.iter().map(|(n, t)| (rename(n), t.clone())).collect()
+    Cow::Owned(ours.iter().map(|(n, t)| (rename(n), t.clone())).collect())
 }
 
 /// Quantised weights are packed integers: averaging their scales, or copying them, would be silently wrong.

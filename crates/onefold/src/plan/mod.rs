@@ -22,6 +22,7 @@ mod tensor;
 pub mod vocabulary;
 mod wanted;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -104,7 +105,7 @@ struct Planner<'r> {
     references: Vec<&'r ModelRef>,
     models: Vec<&'r Model>,
     /// Per model: its tensors under the donor's naming.
-    names: Vec<BTreeMap<String, Tensor>>,
+    names: Vec<Cow<'r, BTreeMap<String, Tensor>>>,
     donor: usize,
     vocabulary: Option<Arc<Built>>,
 }

@@ -48,8 +48,12 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Order in which people read names: numbers by value.
+/// Order in which people read names: part by part, numbers by value.
 pub fn natural_order(a: &str, b: &str) -> Ordering {
+    // Names that are neighbours share most of their parts: those need no second look.
+    let same = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+    let start = a.as_bytes()[..same].iter().rposition(|c| *c == b'.').map_or(0, |dot| dot + 1);
+    let (a, b) = (&a[start..], &b[start..]);
     let key = |part: &str| part.parse::<u64>().ok();
     let mut parts = a.split('.').zip(b.split('.')).map(|(a, b)| match (key(a), key(b)) {
         (Some(x), Some(y)) => x.cmp(&y).then(a.cmp(b)),

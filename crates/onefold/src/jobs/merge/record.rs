@@ -59,14 +59,15 @@ impl Run<'_> {
             .map_err(failed)?;
         output.add_file("recipe.yaml", self.recipe.text.as_bytes()).map_err(failed)?;
         output.add_file("README.md", report::model_card(&self.card(streamed)).as_bytes()).map_err(failed)?;
-        let facts: serde_json::Value =
-            serde_json::from_str(&report::to_json(&health).map_err(|e| e.to_string())?)
-                .map_err(|e| e.to_string())?;
-        let record =
-            serde_json::to_vec_pretty(&self.record(&health, &facts["derived"])).map_err(|e| e.to_string())?;
+        let derived = report::derive(&health).map_err(|e| e.to_string())?;
+        let record = serde_json::to_vec_pretty(&self.record(&health, &derived)).map_err(|e| e.to_string())?;
         output.add_file("onefold.json", &record).map_err(failed)?;
         let done = output.commit(self.plan.config.as_deref().map(str::as_bytes)).map_err(failed)?;
-        shell.event("health", &facts);
+        if shell.json() {
+            let json = report::to_json(&health).map_err(|e| e.to_string())?;
+            shell
+                .event("health", &serde_json::value::RawValue::from_string(json).map_err(|e| e.to_string())?);
+        }
         shell.say(&text);
         shell.event("done", &done.display().to_string());
         shell.say(&format!("{} ({:.1} s)", done.display(), self.begin.elapsed().as_secs_f64()));
@@ -150,7 +151,7 @@ impl Run<'_> {
     }
 
     /// `onefold.json`.
-    fn record(&self, health: &report::Health, derived: &serde_json::Value) -> serde_json::Value {
+    fn record(&self, health: &report::Health, derived: &report::Derived) -> serde_json::Value {
         let inputs: BTreeMap<&str, Vec<serde_json::Value>> =
             self.library.all().map(|m| (m.label.as_str(), fingerprints(m))).collect();
         let facts: BTreeMap<&str, &str> = health.run.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
