@@ -226,6 +226,59 @@ fn one_local_path_has_one_mask() {
     assert_ne!(merged(dir.path(), &recipe("another"), "another-out", &[]), plain, "masks depend on the name");
 }
 
+/// A model with the files of sentence-transformers: a pooling module, a dense one with weights, one without a folder.
+fn sentence_model(dir: &Path, model: &Model) {
+    write_model(dir, model, &json!({}));
+    let modules = json!([
+        {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+        {"idx": 3, "path": "3_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]);
+    fs::write(dir.join("modules.json"), modules.to_string()).unwrap();
+    fs::write(dir.join("sentence_bert_config.json"), "{}").unwrap();
+    for (folder, file, text) in [
+        ("1_Pooling", "config.json", "{\"pooling_mode_mean_tokens\": true}"),
+        ("2_Dense", "config.json", "{\"in_features\": 4}"),
+        ("2_Dense", "model.safetensors", "weights as they are"),
+        ("2_Dense", ".hidden", "stays"),
+        ("onnx", "model.onnx", "stays"),
+    ] {
+        fs::create_dir_all(dir.join(folder)).unwrap();
+        fs::write(dir.join(folder).join(file), text).unwrap();
+    }
+}
+
+#[test]
+fn modules_of_sentence_transformers_come_along() {
+    let dir = temp();
+    let mut random = Random(11);
+    let donor = dir.path().join("a");
+    sentence_model(&donor, &tiny(&mut random, "", false));
+    write_model(&dir.path().join("b"), &tiny(&mut random, "", false), &json!({}));
+    let ran = merge(dir.path(), MEAN, "out", &[]).ok();
+    assert!(ran.stderr.contains("not merged: 2_Dense/model.safetensors"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("3_Normalize"), "{}", ran.stderr);
+    let out = dir.path().join("out");
+    let files =
+        ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "2_Dense/model.safetensors"];
+    for file in files {
+        assert_eq!(fs::read(out.join(file)).unwrap(), fs::read(donor.join(file)).unwrap(), "{file}");
+    }
+    assert_eq!(listing(&out.join("2_Dense")), ["config.json", "model.safetensors"]);
+    assert!(!out.join("onnx").exists() && !out.join("3_Normalize").exists());
+    // Another pooling is another job.
+    merge(dir.path(), MEAN, "out", &[]).ok();
+    fs::write(donor.join("1_Pooling/config.json"), "{\"pooling_mode_cls_token\": true}").unwrap();
+    merge(dir.path(), MEAN, "out", &[]).fails(2, &["exists already"]);
+    // A folder that is not there is said; one elsewhere is refused.
+    fs::remove_dir_all(donor.join("1_Pooling")).unwrap();
+    let ran = merge(dir.path(), MEAN, "incomplete", &[]).ok();
+    assert!(ran.stderr.contains("names the folder 1_Pooling, which"), "{}", ran.stderr);
+    fs::write(donor.join("modules.json"), "[{\"path\": \"../b\"}]").unwrap();
+    merge(dir.path(), MEAN, "no", &[]).fails(2, &["modules.json", "`../b`"]);
+}
+
 #[test]
 fn tensors_that_are_no_floats_are_copied() {
     let dir = temp();

@@ -130,7 +130,7 @@ fn one(
     plan.warnings.iter().for_each(|w| shell.warn(w));
     plan.notes.iter().for_each(|n| shell.say(n));
     let inputs: Vec<PathBuf> = library.all().flat_map(|m| m.dirs.clone()).collect();
-    let job = identity(recipe, &library, args, common);
+    let job = identity(recipe, &library, &plan, args, common);
     if is_done(out, &job, &layout) && !args.force {
         shell.event("done", &out.display().to_string());
         shell.say(&format!("{} is there already, made from the same recipe and inputs", out.display()));
