@@ -25,9 +25,10 @@ use std::thread::JoinHandle;
 use crate::CheckpointError;
 use journal::{Durable, JOURNAL, finished_tensors, lock, open_journal};
 use shards::{clear, create, open_shards};
-use target::{check_target, replace, sync_dir, with_suffix};
+use target::{replace, sync_dir, with_suffix};
 
 pub use layout::{Layout, OutputTensor};
+pub use target::check_target;
 
 /// Data written between two syncs. They run beside the work, so that the last one has little left to do; a crash of the
 /// machine repeats at most this much.

@@ -255,6 +255,11 @@ fn outputs_that_exist_or_cannot_be_written() {
     merge(path, AVERAGE, "file", &[]).fails(2, &["file: exists already"]);
     assert_eq!(fs::read_to_string(path.join("kept/precious.txt")).unwrap(), "mine");
     assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "mine");
+    for (out, part) in [("kept", "exists already"), ("file", "exists already"), ("file/out", "cannot create")]
+    {
+        merge(path, AVERAGE, out, &["--dry-run"]).fails(2, &[part]);
+    }
+    merge(path, AVERAGE, "kept", &["--dry-run", "--force"]).fails(2, &["holds no model"]);
     // Below a file nothing can be made, whoever asks.
     let ran = merge(path, AVERAGE, "file/out", &[]);
     assert!(matches!(ran.code, Some(1 | 2)));
@@ -293,8 +298,9 @@ fn outputs_that_would_destroy_an_input() {
         (AVERAGE.to_owned(), "./expert2/../expert1/"),
         (AVERAGE.replace("model: e", "model: ./all/e"), "all"),
     ] {
-        let ran = merge(path, &recipe, out, &["--force"]);
-        ran.fails(2, &["would overwrite the input"]);
+        for more in [&["--force"][..], &["--force", "--dry-run"], &["--dry-run"], &[]] {
+            merge(path, &recipe, out, more).fails(2, &["would overwrite the input"]);
+        }
     }
     std::os::unix::fs::symlink("expert1", path.join("link")).unwrap();
     merge(path, AVERAGE, "link", &["--force"]).fails(2, &["would overwrite the input"]);
