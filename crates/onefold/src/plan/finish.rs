@@ -10,6 +10,7 @@ use super::{Found, Plan, Planner, files, names};
 use crate::config::Changes;
 use crate::models::Model;
 use crate::recipe::ModelRef;
+use crate::report::elided;
 
 impl<'r> Planner<'r> {
     pub(super) fn finish(
@@ -20,7 +21,8 @@ impl<'r> Planner<'r> {
     ) -> Result<Plan, Vec<String>> {
         let donor = self.models[self.donor];
         let mut notes: Vec<String> = found.notes.into_iter().collect();
-        let mut warnings: Vec<String> = found.warnings.into_iter().collect();
+        let missing = found.missing.iter().map(|(what, names)| format!("{}: {what}", elided(names.iter())));
+        let mut warnings: Vec<String> = missing.chain(found.warnings).collect();
         let dtype = self.recipe.out_dtype.or(self.recipe.dtype).map(Dtype::torch_name);
         let tied = donor.config_value("tie_word_embeddings").and_then(serde_json::Value::as_bool);
         let has_head = tensors.iter().any(|t| names::is_head(&t.output.name));

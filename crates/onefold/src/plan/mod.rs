@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use onefold_checkpoint::Tensor;
 use onefold_merge::methods::Method;
-use onefold_merge::stream::Planned;
+use onefold_merge::stream::{Planned, Work};
 
 use crate::models::{Library, Model};
 use crate::recipe::{ModelRef, Recipe};
@@ -46,6 +46,8 @@ pub struct Options {
     pub crop_embeddings: bool,
     /// Accept NaN and infinities.
     pub allow_non_finite: bool,
+    /// The inputs are compared, nothing is merged: what is said of tensors that a model lacks.
+    pub only_compare: bool,
 }
 
 /// All that a merge will do.
@@ -63,8 +65,8 @@ pub struct Plan {
     pub config: Option<String>,
     /// Files beside the weights.
     pub files: Vec<OutputFile>,
-    /// Tensors that are copied, and why.
-    pub copied: Vec<(String, &'static str)>,
+    /// Tensors that are copied where a merge was asked for, and why.
+    pub copied: BTreeMap<String, String>,
     /// Names that share their values in the donor.
     pub tied: Vec<Vec<String>>,
     /// The tokenizer, if it was built.
@@ -73,6 +75,13 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What the user should look at.
     pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Whether a tensor is taken over from one model: as bytes, or (an adapter's) computed.
+    pub fn is_copy(&self, planned: &Planned) -> bool {
+        matches!(planned.work, Work::Copy(_)) || self.copied.contains_key(&planned.output.name)
+    }
 }
 
 /// Makes the plan.
@@ -106,7 +115,9 @@ struct Planner<'r> {
 struct Found {
     /// Sentence → (tensors it holds for, the first of them).
     problems: BTreeMap<String, (usize, String)>,
-    copied: Vec<(String, &'static str)>,
+    copied: BTreeMap<String, String>,
+    /// Who lacks tensors and what becomes of them → those tensors.
+    missing: BTreeMap<String, Vec<String>>,
     notes: BTreeSet<String>,
     warnings: BTreeSet<String>,
     cropped: Option<usize>,

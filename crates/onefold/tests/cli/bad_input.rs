@@ -162,6 +162,33 @@ fn a_tensor_that_one_model_lacks() {
     let (out, expert) = (read_model(&dir.path().join("out")), read_model(&dir.path().join("expert1")));
     assert_eq!(out[NORM], expert[NORM]);
     assert_eq!(out.len(), 30);
+    assert!(ran.stderr.contains("merged over the models that have it"), "{}", ran.stderr);
+}
+
+#[test]
+fn all_models_that_lack_a_tensor_are_named() {
+    let dir = with_tensor(NORM, None);
+    copy_dir(&dir.path().join("expert2"), &dir.path().join("again"));
+    let three = AVERAGE.replace("models:\n", "models:\n- {model: again, parameters: {weight: 1}}\n");
+    refused(dir.path(), &three, &[NORM, "missing in again, expert2"]);
+    // With a base the tensor that no expert has is the base's, and the report says so.
+    let task = "merge_method: task_arithmetic\nbase_model: base\nparameters: {weight: 1}\n\
+        models: [{model: expert2}, {model: again}]\n";
+    refused(dir.path(), task, &[NORM, "missing in expert2, again;"]);
+    let ran = merge(dir.path(), task, "out", &["--allow-missing"]).ok();
+    let why = "missing in expert2, again";
+    assert!(ran.stderr.contains(&format!("{NORM}: {why}, copied, not merged")), "{}", ran.stderr);
+    for part in ["29 tensors merged · 1 copied", "1 tensor, in no figure here (missing in expert2, again)"] {
+        assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
+    }
+    let file = dir.path().join("base/model.safetensors");
+    let mut base = read_file(&file);
+    assert_eq!(read_model(&dir.path().join("out"))[NORM], base[NORM]);
+    // What the base lacks too is named with it.
+    base.remove(NORM);
+    write_file(&file, &base);
+    let recipe = task.replace("{model: again}", "{model: expert1}");
+    refused(dir.path(), &recipe, &[NORM, "missing in the base model base, expert2"]);
 }
 
 #[test]

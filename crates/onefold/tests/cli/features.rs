@@ -250,6 +250,25 @@ fn sentence_model(dir: &Path, model: &Model) {
 }
 
 #[test]
+fn what_an_adapter_leaves_alone_is_in_no_norm() {
+    let dir = temp();
+    for name in ["base_llama", "plain"] {
+        copy_dir(&testdata("adapter").join(name), &dir.path().join(name));
+    }
+    let recipe = "merge_method: passthrough\nmodels: [{model: base_llama+plain}]\n";
+    let ran = merge(dir.path(), recipe, "out", &[]).ok();
+    let words = ran.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    let changed = read_file(&testdata("adapter/plain/expected.safetensors")).len();
+    let copied = read_model(&dir.path().join("out")).len() - changed;
+    for part in [
+        format!("{changed} tensors merged · {copied} copied"),
+        format!("Copied {copied} tensors, in no figure here (taken over as they are): "),
+    ] {
+        assert!(words.contains(&part), "`{part}` is not in:\n{}", ran.stderr);
+    }
+}
+
+#[test]
 fn modules_of_sentence_transformers_come_along() {
     let dir = temp();
     let mut random = Random(11);
@@ -475,6 +494,38 @@ fn inspect_compares_experts_with_their_base() {
     assert!(some.contains("! base is the base itself") && some.contains("1 expert "), "{some}");
     // Without a base the models themselves are compared.
     onefold(dir.path(), &["inspect", "expert1", "expert2"]).ok();
+}
+
+#[test]
+fn inspect_lists_what_the_base_lacks() {
+    let dir = temp();
+    let mut random = Random(13);
+    let base = tiny(&mut random, "", false);
+    let mut expert = tiny(&mut random, "", false);
+    for (name, shape) in [("classifier.weight", &[3, 4][..]), ("classifier.bias", &[3])] {
+        let values = random.values(shape.iter().product(), 0.5);
+        expert.insert(name.into(), Array::f32(shape, &values));
+    }
+    write_model(&dir.path().join("base"), &base, &json!({}));
+    write_model(&dir.path().join("expert"), &expert, &json!({}));
+    write_model(&dir.path().join("other"), &base, &json!({}));
+    for experts in [&["expert"][..], &["expert", "other"]] {
+        let args = [&["inspect", "--base", "base"], experts].concat();
+        let shown = onefold(dir.path(), &args).ok().stdout;
+        let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lacking = match experts {
+            [_] => "missing in the base model base",
+            _ => "missing in the base model base, other",
+        };
+        let names = "classifier.bias, classifier.weight";
+        for part in [
+            "5 tensors · 2 copied".to_owned(),
+            format!("Not compared 2 tensors, in no figure here ({lacking}): {names}"),
+            format!("! {names}: {lacking}, left out of the comparison"),
+        ] {
+            assert!(words.contains(&part), "`{part}` is not in:\n{shown}");
+        }
+    }
 }
 
 #[test]

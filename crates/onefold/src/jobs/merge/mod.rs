@@ -169,7 +169,7 @@ impl Session<'_> {
             allow_missing: self.args.allow_missing,
             crop_embeddings: self.args.crop_embeddings,
             allow_non_finite: self.common.allow_non_finite,
-            ..Options::default()
+            only_compare: false,
         }
     }
 
