@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod hub;
 pub mod jobs;
+mod mask_names;
 pub mod models;
 pub mod plan;
 pub mod progress;

@@ -1,20 +1,25 @@
 //! Opening the models that a recipe names: resolve the reference, read every header, apply the adapter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use onefold_checkpoint::{Checkpoint, adapter};
 use serde_json::Value;
 
 use crate::hub::{self, HubConfig, HubError, HubEvent, Origin, Wanted};
+use crate::mask_names::{self, Part};
 use crate::recipe::ModelRef;
 
 /// A model whose headers were read.
 #[derive(Debug)]
 pub struct Model {
-    /// The reference as text, local paths in their plain form: how messages and the report name the model, and what its
-    /// random masks depend on.
+    /// The reference as text, local paths in their plain form: how messages and the report name the model.
     pub label: String,
+    /// What its random masks depend on, and how errors met while merging name it: the same however the
+    /// recipe spells the path to it.
+    pub mask_name: String,
+    /// Names of the tensors that its adapter adds to those of its base.
+    pub added: Vec<String>,
     /// Its tensors.
     pub checkpoint: Checkpoint,
     /// Its `config.json`, if it has one.
@@ -23,6 +28,7 @@ pub struct Model {
     pub local: bool,
     /// Every directory that is read for it.
     pub dirs: Vec<PathBuf>,
+    parts: Vec<Part>,
 }
 
 impl Model {
@@ -69,7 +75,15 @@ impl Library {
             }
         }
         problems.extend(opener.missed.map(|missed| missed.sentence()));
+        library.name_masks();
         if problems.is_empty() { Ok(library) } else { Err(problems) }
+    }
+
+    fn name_masks(&mut self) {
+        let names = mask_names::mask_names(self.models.values().map(|model| &model.parts[..]));
+        for (model, name) in self.models.values_mut().zip(names) {
+            model.mask_name = name.unwrap_or_else(|| model.label.clone());
+        }
     }
 
     /// The model of a reference that was opened.
@@ -122,14 +136,19 @@ impl Opener<'_> {
             None => self.resolve(&label, &reference.path, reference.revision.as_deref(), Wanted::Model)?,
         };
         let mut checkpoint = Checkpoint::open(&dir).map_err(several)?;
-        let mut dirs = vec![dir];
         let mut own = reference.clone();
         if local {
             own.path = plain_path(&own.path);
         }
+        let base = ModelRef { lora: None, ..reference.clone() }.to_string();
+        let mut parts = vec![if local && named.is_none() { Part::folder(&dir) } else { Part::Named(base) }];
+        let (mut dirs, mut added) = (vec![dir], Vec::new());
         if let Some(lora) = &mut own.lora {
             let (dir, local) = self.resolve(&label, &lora.path, lora.revision.as_deref(), Wanted::Adapter)?;
+            let before: BTreeSet<String> = checkpoint.tensors().keys().cloned().collect();
             checkpoint = adapter::apply(checkpoint, &dir).map_err(several)?;
+            added.extend(checkpoint.tensors().keys().filter(|name| !before.contains(*name)).cloned());
+            parts.push(if local { Part::folder(&dir) } else { Part::Named(lora.to_string()) });
             dirs.push(dir);
             if local {
                 lora.path = plain_path(&lora.path);
@@ -137,7 +156,8 @@ impl Opener<'_> {
         }
         let config = read_config(&checkpoint.dir().join("config.json"))
             .map_err(|problem| vec![format!("model {label}: {problem}")])?;
-        Ok(Model { label: own.to_string(), checkpoint, config, local, dirs })
+        let label = own.to_string();
+        Ok(Model { mask_name: label.clone(), label, added, checkpoint, config, local, dirs, parts })
     }
 
     /// The directory of a model or adapter, and whether the user named it as such.
@@ -170,9 +190,9 @@ impl Opener<'_> {
     }
 }
 
-/// A local path without `.`, doubled and final slashes, and `..` after a name, so that `a`, `./a` and `a/` are one model: random
-/// masks depend on its name. Judged by the text alone, as the same recipe must mean the same masks wherever it lies.
-fn plain_path(path: &str) -> String {
+/// A local path without `.`, doubled and final slashes, and `..` after a name, so that `a`, `./a` and `a/` are one model.
+/// Judged by the text alone: a link keeps its own name.
+pub(crate) fn plain_path(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
         match parts.last() {

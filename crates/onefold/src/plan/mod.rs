@@ -61,6 +61,8 @@ pub struct Plan {
     pub origin: Option<String>,
     /// Labels of the operands, in the recipe's order.
     pub operands: Vec<String>,
+    /// Names of the operands in the tensors' merges ([`Model::mask_name`]), in the same order.
+    pub operand_names: Vec<String>,
     /// The config, as it will be written.
     pub config: Option<String>,
     /// Files beside the weights.

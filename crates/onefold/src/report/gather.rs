@@ -39,8 +39,12 @@ fn tensor(plan: &Plan, planned: &Planned, statistics: &Statistics) -> Option<Ten
         return None;
     }
     // A tensor may have fewer models than the recipe, or others (slices): its vectors take their places among all.
-    let places: Vec<usize> =
-        merge.scan.operands.iter().filter_map(|o| plan.operands.iter().position(|m| *m == o.model)).collect();
+    let places: Vec<usize> = merge
+        .scan
+        .operands
+        .iter()
+        .filter_map(|o| plan.operand_names.iter().position(|m| *m == o.model))
+        .collect();
     let has_origin = usize::from(plan.origin.is_some());
     if places.len() != merge.scan.k() || merge.scan.origin.is_some() != (has_origin == 1) {
         return None;

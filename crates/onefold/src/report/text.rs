@@ -268,7 +268,7 @@ mod tests {
         let expected = "\
 merged-7x3 · ties
 base tiny-org/llama-30m
-3 experts · 28.8 M parameters · 57.7 MB · 50 tensors · 1 copied
+3 experts · 28.8 M parameters · 57.7 MB · 50 tensors merged · 1 copied
 
 Experts
   #  expert            ‖τ‖  ‖τ‖/‖θ₀‖  λ MetaGPT  λ used  cos(Δ,τ)  ‖θ*−θₜ‖
@@ -285,6 +285,8 @@ Cosines of the task vectors (upper right: mean over blocks)
 Merged model     ‖θ*−θ₀‖ = 6.847, 1.39 % of ‖θ₀‖
 Sign conflicts   43.6 % of the positions that two or more experts changed
 Loss bound U(λ)  metagpt 14728 · this run +1.68 % · uniform +2.58 % · 0.3 +3.69 % · 1.0 +189 %
+Copied           1 tensor, in no figure here (buffer, equal in all models):
+                 model.rotary_emb.inv_freq
 
 Where the experts changed most (share of ‖τ‖² per expert)
   block     parameters  conflicts       1       2       3

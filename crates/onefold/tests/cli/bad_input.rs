@@ -187,6 +187,7 @@ fn all_models_that_lack_a_tensor_are_named() {
     // What the base lacks too is named with it.
     base.remove(NORM);
     write_file(&file, &base);
+    fs::remove_dir_all(dir.path().join("out")).unwrap();
     let recipe = task.replace("{model: again}", "{model: expert1}");
     refused(dir.path(), &recipe, &[NORM, "missing in the base model base, expert2"]);
 }

@@ -219,9 +219,15 @@ fn one_local_path_has_one_mask() {
         )
     };
     let plain = merged(dir.path(), &recipe("expert1"), "plain", &[]);
-    for (out, path) in [("dot", "./expert1"), ("slash", "expert1/"), ("back", "base/../expert1")] {
+    let absolute = dir.path().join("expert1").display().to_string();
+    for (out, path) in
+        [("dot", "./expert1"), ("slash", "expert1/"), ("back", "base/../expert1"), ("absolute", &absolute)]
+    {
         assert_eq!(merged(dir.path(), &recipe(path), out, &[]), plain, "{path}");
     }
+    let moved = temp();
+    copy_dir(dir.path(), &moved.path().join("elsewhere"));
+    assert_eq!(merged(&moved.path().join("elsewhere"), &recipe("expert1"), "moved", &[]), plain);
     copy_dir(&dir.path().join("expert1"), &dir.path().join("another"));
     assert_ne!(merged(dir.path(), &recipe("another"), "another-out", &[]), plain, "masks depend on the name");
 }
@@ -247,6 +253,33 @@ fn sentence_model(dir: &Path, model: &Model) {
         fs::create_dir_all(dir.join(folder)).unwrap();
         fs::write(dir.join(folder).join(file), text).unwrap();
     }
+}
+
+#[test]
+fn a_head_from_an_adapter_is_not_silent() {
+    let dir = temp();
+    for name in ["base_llama", "modules_to_save"] {
+        copy_dir(&testdata("adapter").join(name), &dir.path().join(name));
+    }
+    let recipe = "merge_method: passthrough\nmodels: [{model: base_llama+modules_to_save}]\n";
+    let ran = merge(dir.path(), recipe, "known", &[]).ok();
+    assert!(!ran.stderr.contains("which its base does not have"), "{}", ran.stderr);
+    // The same head on a base without one.
+    let file = dir.path().join("base_llama/model.safetensors");
+    let mut base = read_file(&file);
+    base.remove("lm_head.weight").expect("the fixture has a head");
+    let config = json!({"architectures": ["OldForCausalLM"]});
+    write_model(&dir.path().join("base_llama"), &base, &config);
+    let ran = merge(dir.path(), recipe, "new", &[]).ok();
+    for part in
+        ["lm_head.weight of base_llama+modules_to_save come", "LlamaForCausalLM", "override_architecture"]
+    {
+        assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
+    }
+    let stated = "merge_method: passthrough\nmodels: [{model: {model: base_llama, lora: modules_to_save, \
+        override_architecture: X}}]\n";
+    let ran = merge(dir.path(), stated, "stated", &[]).ok();
+    assert!(ran.stderr.contains("num_labels") && !ran.stderr.contains("stays too"), "{}", ran.stderr);
 }
 
 #[test]
