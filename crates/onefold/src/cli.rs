@@ -41,8 +41,8 @@ pub struct Common {
     /// Most anonymous memory to use, such as 256MB or 2GiB; fewer threads are used to keep it
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
     pub max_memory: Option<u64>,
-    /// Seed of everything random. A model's masks also depend on its path or name in the recipe (`./a` and `a/` count
-    /// as `a`)
+    /// Seed of everything random. A model's masks also depend on its name: that on the hub, or that of its folder,
+    /// however the recipe spells the path to it
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Write results and events as JSON lines to standard output

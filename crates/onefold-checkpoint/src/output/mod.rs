@@ -13,7 +13,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -25,9 +25,10 @@ use std::thread::JoinHandle;
 use crate::CheckpointError;
 use journal::{Durable, JOURNAL, finished_tensors, lock, open_journal};
 use shards::{clear, create, open_shards};
-use target::{check_target, replace, sync_dir, with_suffix};
+use target::{replace, sync_dir, with_suffix};
 
 pub use layout::{Layout, OutputTensor};
+pub use target::check_target;
 
 /// Data written between two syncs. They run beside the work, so that the last one has little left to do; a crash of the
 /// machine repeats at most this much.
@@ -142,21 +143,29 @@ impl Output {
     /// # Errors
     /// If the system refuses.
     pub fn add_file(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let path = self.durable.partial.join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(CheckpointError::io(parent, "create"))?;
-        }
-        let mut file = create(&path)?;
+        let (path, mut file) = self.new_file(name)?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(&path, "write"))
     }
 
-    /// Copies a side file byte for byte.
+    /// Copies a side file byte for byte, whatever its size.
     ///
     /// # Errors
     /// If the system refuses.
     pub fn copy_file(&self, name: &str, from: &Path) -> Result<(), CheckpointError> {
-        let bytes = fs::read(from).map_err(CheckpointError::io(from, "read"))?;
-        self.add_file(name, &bytes)
+        let mut source = File::open(from).map_err(CheckpointError::io(from, "read"))?;
+        let (path, mut file) = self.new_file(name)?;
+        let copied = std::io::copy(&mut source, &mut file).and_then(|_| file.sync_all());
+        copied.map_err(CheckpointError::io(&path, "write"))
+    }
+
+    /// An empty side file, its folder made.
+    fn new_file(&self, name: &str) -> Result<(PathBuf, File), CheckpointError> {
+        let path = self.durable.partial.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(CheckpointError::io(parent, "create"))?;
+        }
+        let file = create(&path)?;
+        Ok((path, file))
     }
 
     /// Syncs what is finished so that an interrupted run resumes here.

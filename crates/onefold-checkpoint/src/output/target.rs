@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::CheckpointError;
 
-/// Refuses a target that exists (unless `force`), that lies around an input, or that is no model.
-pub(super) fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), CheckpointError> {
+/// Refuses a target that exists (unless `force`), that lies around an input, that is no model, or that lies below a file.
+/// Changes nothing.
+///
+/// # Errors
+/// [`CheckpointError::OutputIsInput`], [`OutputExists`](CheckpointError::OutputExists),
+/// [`OutputIsNoModel`](CheckpointError::OutputIsNoModel), or [`Io`](CheckpointError::Io).
+pub fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), CheckpointError> {
     let target = absolute(dir);
     for input in inputs {
         let input = absolute(input);
@@ -20,7 +25,12 @@ pub(super) fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Resul
     if force && !is_replaceable(dir) {
         return Err(CheckpointError::OutputIsNoModel { path: dir.to_owned() });
     }
-    Ok(())
+    match target.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok()) {
+        Some(above) if !above.is_dir() => {
+            Err(CheckpointError::io(dir, "create")(std::io::ErrorKind::NotADirectory.into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether `--force` may delete what is there: a model directory, an empty one, or nothing. A home directory is neither.

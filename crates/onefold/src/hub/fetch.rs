@@ -2,7 +2,7 @@
 //!
 //! Bytes are appended to `blobs/<etag>.incomplete` under a lock and renamed to `blobs/<etag>` once their
 //! number (and, where the hub names files by it, their SHA-256) is right; only then does the snapshot get its
-//! link. Order: index, side files, weights, key file, ref. Whatever moment the process dies at, what is on
+//! link. Order: index, list of modules, side files, weights, key file, ref. Whatever moment the process dies at, what is on
 //! disk either resolves as complete because it is, or as incomplete, and the next run goes on at the last
 //! byte.
 
@@ -16,6 +16,7 @@ use super::name::{Commit, RepoId, Revision, is_safe_file};
 use super::part::Part;
 use super::select::{self, Weights};
 use super::{HubEvent, Wanted};
+use crate::sentence_transformers::{self, MODULES};
 
 pub(super) type Events<'e> = &'e mut dyn FnMut(HubEvent<'_>);
 
@@ -59,7 +60,8 @@ fn total(listing: &Listing, files: &[String]) -> Option<u64> {
 }
 
 impl Job<'_> {
-    /// Names of the files still to fetch, key file last. Fetches the index, which alone knows the shards.
+    /// Names of the files still to fetch, key file last. Fetches the index and the list of modules, which alone know the
+    /// shards and the folders.
     fn plan(&self, what: Wanted, listing: &Listing, events: Events<'_>) -> Result<Vec<String>, HubError> {
         let names: Vec<String> =
             listing.files.iter().map(|file| file.name.clone()).filter(|name| is_safe_file(name)).collect();
@@ -72,6 +74,7 @@ impl Job<'_> {
         let key = select::key_file(what).to_owned();
         self.check_listed(&names, &key)?;
         let mut files = choice.sides;
+        files.extend(self.module_files(&names, &files, events)?);
         match choice.weights {
             Weights::Single(file) => files.push(file.to_owned()),
             Weights::Indexed(index) => {
@@ -85,6 +88,23 @@ impl Job<'_> {
         let snapshot = self.cache.snapshot(&self.commit);
         files.retain(|file| !cache::has_file(&snapshot, file));
         Ok(files)
+    }
+
+    /// The files of the modules that `modules.json` names, which is fetched for that. One that names no folders is left
+    /// for whoever uses it to complain about.
+    fn module_files(
+        &self,
+        names: &[String],
+        sides: &[String],
+        events: Events<'_>,
+    ) -> Result<Vec<String>, HubError> {
+        if !sides.iter().any(|side| side == MODULES) {
+            return Ok(Vec::new());
+        }
+        self.fetch(MODULES, events)?;
+        let path = self.cache.snapshot(&self.commit).join(MODULES);
+        let text = std::fs::read(&path).map_err(|error| HubError::io(&path, "read", error))?;
+        Ok(select::in_modules(names, &sentence_transformers::modules(&text).unwrap_or_default()))
     }
 
     fn check_listed(&self, names: &[String], file: &str) -> Result<(), HubError> {

@@ -32,11 +32,13 @@ use name::{Commit, LocalSearch, RepoId, Revision};
 
 pub use config::{DEFAULT_ENDPOINT, HubConfig, Secret};
 pub use error::HubError;
+pub(crate) use name::is_safe_file;
 
 /// What is to be found in the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// `config.json`, weights (safetensors, else `.bin`), tokenizer, templates, remote code, licence.
+    /// `config.json`, weights (safetensors, else `.bin`), tokenizer, templates, remote code, licence, and the folders of
+    /// sentence-transformers modules.
     Model,
     /// `adapter_config.json` and `adapter_model.safetensors`, else `.bin`.
     Adapter,

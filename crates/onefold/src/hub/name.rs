@@ -121,7 +121,7 @@ impl Commit {
 }
 
 /// Whether a file name given by a server or an index stays below the folder it is joined to.
-pub(super) fn is_safe_file(name: &str) -> bool {
+pub(crate) fn is_safe_file(name: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && part.len() <= 255;
     name.len() <= 1024
         && !name.contains(['\\', ':'])

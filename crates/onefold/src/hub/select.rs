@@ -4,9 +4,10 @@
 //! mergekit and transformers read a folder. Beside them all small files at the top of the repository that a
 //! tokenizer, a chat template, remote code or the licence may consist of. Weights for other frameworks,
 //! precision variants and everything in sub-folders (`original/`, `onnx/`, `checkpoint-…/`) stay where they
-//! are, save for `additional_chat_templates/`.
+//! are, save for `additional_chat_templates/` and the folders that sentence-transformers' `modules.json` names.
 
 use super::Wanted;
+use crate::sentence_transformers::Module;
 
 /// Weight layouts of a model, best first: index of shards, single file.
 const MODEL: &[(&str, &str)] = &[
@@ -91,6 +92,15 @@ fn is_side(file: &str) -> bool {
         && !name.starts_with('.')
         && !name.ends_with(".index.json")
         && name != key_file(Wanted::Model)
+}
+
+/// The files in the folders of modules, weights included. Nothing below them and nothing hidden.
+pub(super) fn in_modules(files: &[String], modules: &[Module]) -> Vec<String> {
+    let belongs = |file: &&String| {
+        let Some((folder, name)) = file.rsplit_once('/') else { return false };
+        !name.starts_with('.') && modules.iter().any(|module| module.folder == folder)
+    };
+    files.iter().filter(belongs).cloned().collect()
 }
 
 /// Files that look like weights, for the message that none can be read.

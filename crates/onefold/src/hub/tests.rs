@@ -49,6 +49,12 @@ impl Place {
         resolve(path, revision, what, &self.dir.path().join("recipe"), &self.config, &mut |_| {})
     }
 
+    /// Resolves, and keeps the place as long as the folder is looked at.
+    fn fetched(self, path: &str) -> (Self, PathBuf) {
+        let dir = self.resolve(path).unwrap().dir;
+        (self, dir)
+    }
+
     fn repo(&self) -> PathBuf {
         self.dir.path().join("cache/models--org--name")
     }
@@ -152,6 +158,33 @@ fn sharded_model_downloads_once() {
     drop(server);
     assert_eq!(place.resolve("org/name").unwrap().origin, cached_origin());
     assert_eq!(place.resolve_as("org/name", Some(COMMIT), Wanted::Model).unwrap().origin, cached_origin());
+}
+
+#[test]
+fn folders_of_modules_are_fetched() {
+    let modules = r#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}]"#;
+    let wanted: [(&str, &[u8]); 4] = [
+        ("modules.json", modules.as_bytes()),
+        ("1_Pooling/config.json", b"{}"),
+        ("2_Dense/config.json", b"{\"in_features\": 4}"),
+        ("2_Dense/model.safetensors", b"weights"),
+    ];
+    let unwanted = ["2_Dense/sub/x.json", "onnx/model.onnx", "1_Pooling/.cache"];
+    let mut files = sharded_model();
+    files.extend(wanted.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())));
+    files.extend(unwanted.map(|name| (name.to_owned(), b"never".to_vec())));
+    let server = Server::start(Behaviour { files, ..Behaviour::default() });
+    let (_place, dir) = Place::new(&server.endpoint).fetched("org/name");
+    for (name, bytes) in wanted {
+        assert_eq!(fs::read(dir.join(name)).unwrap(), bytes, "{name}");
+    }
+    assert!(unwanted.iter().all(|name| !dir.join(name).exists()));
+    // A list that cannot be read, or leads elsewhere, fetches nothing more.
+    for bad in ["{", r#"[{"path": "../x"}]"#] {
+        server.change(|b| drop(b.files.insert("modules.json".into(), bad.into())));
+        let (_place, dir) = Place::new(&server.endpoint).fetched("org/name");
+        assert!(dir.join("modules.json").exists() && !dir.join("1_Pooling").exists(), "{bad}");
+    }
 }
 
 #[test]

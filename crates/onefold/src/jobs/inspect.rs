@@ -183,8 +183,13 @@ fn compare(base: Option<&ModelRef>, models: &[ModelRef], library: &Library) -> R
         text: String::new(),
     };
     let method = if base.is_some() { &METAGPT } else { &onefold_merge::methods::karcher::KARCHER };
-    let options =
-        Options { allow_missing: true, crop_embeddings: true, allow_non_finite: true, ..Options::default() };
+    let options = Options {
+        allow_missing: true,
+        crop_embeddings: true,
+        allow_non_finite: true,
+        only_compare: true,
+        ..Options::default()
+    };
     let plan = plan::plan(&recipe, method, library, options).map_err(Failure::Usage)?;
     let tensors = plan
         .tensors
@@ -201,6 +206,9 @@ fn compare(base: Option<&ModelRef>, models: &[ModelRef], library: &Library) -> R
 
 fn look_at_planned(plan: &Plan, planned: &Planned) -> Option<Result<TensorHealth, Failure>> {
     let Work::Merge(merge) = &planned.work else { return None };
+    if plan.is_copy(planned) {
+        return None;
+    }
     // Tensors that not all models have cannot be compared; the plan's warnings name them.
     (merge.scan.k() == plan.operands.len()).then(|| look(&merge.scan, &planned.output.dtype.to_string()))
 }

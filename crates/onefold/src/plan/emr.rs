@@ -4,6 +4,8 @@
 //! An artefact keeps the base's tensors as they are and adds task vectors. So whatever would change the base (another
 //! vocabulary, other layers, a weight that it lacks) has no place in it.
 
+use std::collections::BTreeMap;
+
 use onefold_checkpoint::emr::{MODEL_FILES, STEM};
 use onefold_checkpoint::output::Layout;
 use onefold_merge::emr::{Rescaler, stream};
@@ -111,7 +113,7 @@ pub(super) fn finish(
     Ok(Plan {
         tensors: elected,
         config: None,
-        copied: Vec::new(),
+        copied: BTreeMap::new(),
         artefact: Some(EmrPlan { tasks, rescaler, base }),
         ..plan
     })

@@ -1,34 +1,23 @@
-//! The files beside the weights: config, tokenizer, templates, code, generation settings. They come from the donor byte
+//! The files beside the weights: config, tokenizer, templates, code, generation settings, modules of sentence-transformers.
+//! They come from the donor byte
 //! for byte; only what the merge changed is changed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Changes};
 use crate::models::Model;
 use crate::recipe::Recipe;
+use crate::sentence_transformers::{self, MODULES};
 use crate::tokenizer::{self, Built, FileContent, OutputFile};
+
+/// Endings of weight files, of whatever program.
+const WEIGHTS: [&str; 10] =
+    [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz"];
 
 /// Files of the donor that the output does not take: weights, what we write ourselves, and traces of other programs.
 fn is_left_out(name: &str) -> bool {
-    let endings = [
-        ".safetensors",
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".h5",
-        ".msgpack",
-        ".onnx",
-        ".gguf",
-        ".npz",
-        ".index.json",
-        ".lock",
-        ".partial",
-        ".incomplete",
-        ".arrow",
-        ".parquet",
-        ".zip",
-    ];
+    let endings = [".index.json", ".lock", ".partial", ".incomplete", ".arrow", ".parquet", ".zip"];
     let names = [
         "README.md",
         "config.json",
@@ -46,6 +35,7 @@ fn is_left_out(name: &str) -> bool {
     ];
     name.starts_with('.')
         || names.contains(&name)
+        || is_weight(name)
         || endings.iter().any(|e| name.ends_with(e))
         || name.starts_with("events.out")
 }
@@ -78,7 +68,7 @@ pub fn beside(
     notes: &mut Vec<String>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<OutputFile>, Vec<String>> {
-    let mut files = donor_files(donor.checkpoint.dir()).map_err(|e| vec![e])?;
+    let mut files = donor_files(donor.checkpoint.dir(), warnings).map_err(|e| vec![e])?;
     if let Some(built) = vocabulary {
         files.retain(|f| {
             !tokenizer::is_tokenizer_file(&f.name) && !built.files.iter().any(|b| b.name == f.name)
@@ -98,17 +88,58 @@ pub fn beside(
     Ok(files)
 }
 
-fn donor_files(dir: &Path) -> Result<Vec<OutputFile>, String> {
-    let mut names = list(dir)?;
-    names.retain(|name| !is_left_out(name));
-    let templates = dir.join("additional_chat_templates");
-    if templates.is_dir() {
-        names.extend(list(&templates)?.into_iter().map(|n| format!("additional_chat_templates/{n}")));
+/// The donor's plain files, its further chat templates, and the folders of its sentence-transformers modules.
+fn donor_files(dir: &Path, warnings: &mut Vec<String>) -> Result<Vec<OutputFile>, String> {
+    let mut names: BTreeSet<String> = list(dir)?.into_iter().filter(|name| !is_left_out(name)).collect();
+    let templates = "additional_chat_templates";
+    if dir.join(templates).is_dir() {
+        names.extend(list_below(dir, templates)?);
     }
-    Ok(names
-        .into_iter()
-        .map(|name| OutputFile { content: FileContent::Copied(dir.join(&name)), name })
-        .collect())
+    if names.contains(MODULES) {
+        names.extend(module_files(dir, warnings)?);
+    }
+    let file = |name: String| OutputFile { content: FileContent::Copied(dir.join(&name)), name };
+    Ok(names.into_iter().map(file).collect())
+}
+
+/// The files of the modules beside the transformer, weights included: they are small, and the model is not whole without.
+fn module_files(dir: &Path, warnings: &mut Vec<String>) -> Result<Vec<String>, String> {
+    let path = dir.join(MODULES);
+    let failed = |problem: String| format!("{}: {problem}", path.display());
+    let text = std::fs::read(&path).map_err(|e| failed(format!("cannot read: {e}")))?;
+    let mut files = Vec::new();
+    for module in sentence_transformers::modules(&text).map_err(failed)? {
+        if dir.join(&module.folder).is_dir() {
+            files.extend(list_below(dir, &module.folder)?.into_iter().filter(|name| !is_hidden(name)));
+        } else if !module.may_be_absent {
+            warnings.push(format!(
+                "{MODULES} names the folder {}, which {} does not have: sentence-transformers will not load the output",
+                module.folder,
+                dir.display()
+            ));
+        }
+    }
+    let weights: Vec<&str> = files.iter().map(String::as_str).filter(|name| is_weight(name)).collect();
+    if !weights.is_empty() {
+        warnings.push(format!(
+            "copied from the donor, not merged: {}, as only the weights at the top of a folder are merged",
+            weights.join(", ")
+        ));
+    }
+    Ok(files)
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|file| file.starts_with('.'))
+}
+
+fn is_weight(name: &str) -> bool {
+    WEIGHTS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// The plain files in a folder of `dir`, named from `dir`.
+fn list_below(dir: &Path, folder: &str) -> Result<Vec<String>, String> {
+    Ok(list(&dir.join(folder))?.into_iter().map(|name| format!("{folder}/{name}")).collect())
 }
 
 /// Names of the plain files in a directory.

@@ -10,6 +10,7 @@ use super::{Found, Plan, Planner, files, names};
 use crate::config::Changes;
 use crate::models::Model;
 use crate::recipe::ModelRef;
+use crate::report::elided;
 
 impl<'r> Planner<'r> {
     pub(super) fn finish(
@@ -20,10 +21,12 @@ impl<'r> Planner<'r> {
     ) -> Result<Plan, Vec<String>> {
         let donor = self.models[self.donor];
         let mut notes: Vec<String> = found.notes.into_iter().collect();
-        let mut warnings: Vec<String> = found.warnings.into_iter().collect();
+        let missing = found.missing.iter().map(|(what, names)| format!("{}: {what}", elided(names.iter())));
+        let mut warnings: Vec<String> = missing.chain(found.warnings).collect();
         let dtype = self.recipe.out_dtype.or(self.recipe.dtype).map(Dtype::torch_name);
         let tied = donor.config_value("tie_word_embeddings").and_then(serde_json::Value::as_bool);
         let has_head = tensors.iter().any(|t| names::is_head(&t.output.name));
+        warnings.extend(self.added_by_adapter());
         let changes = Changes {
             dtype,
             layers: self.layer_sources(sections),
@@ -47,17 +50,19 @@ impl<'r> Planner<'r> {
         let roles = &sections[0].slices[0];
         let label = |p: &Part<'_>| self.models[p.model].label.clone();
         // Slices may merge different models: the report then speaks of them by position.
-        let mut operands: Vec<String> = Vec::new();
+        let mut operands: Vec<&Model> = Vec::new();
         for part in sections.iter().flat_map(|s| &s.slices).flat_map(|s| &s.operands) {
-            if !operands.contains(&label(part)) {
-                operands.push(label(part));
+            let model = self.models[part.model];
+            if operands.iter().all(|other| other.label != model.label) {
+                operands.push(model);
             }
         }
         Ok(Plan {
             method: self.method,
             tensors,
             origin: roles.origin.as_ref().map(label),
-            operands,
+            operands: operands.iter().map(|m| m.label.clone()).collect(),
+            operand_names: operands.iter().map(|m| m.mask_name.clone()).collect(),
             config,
             files,
             copied: found.copied,
@@ -67,6 +72,30 @@ impl<'r> Planner<'r> {
             warnings,
             artefact: None,
         })
+    }
+
+    /// Warns of tensors that the donor has from its adapter only (a classifier beside a base without one): the config is the
+    /// base's, and the class that it names does not load them.
+    fn added_by_adapter(&self) -> Option<String> {
+        let (donor, reference) = (self.models[self.donor], self.references[self.donor]);
+        if donor.added.is_empty() {
+            return None;
+        }
+        let listed = || donor.config.as_ref()?.get("architectures")?.get(0)?.as_str();
+        let remedy = match (&reference.override_architecture, listed()) {
+            (Some(_), _) => String::new(),
+            (None, listed) => format!(
+                "; its `architectures` ({}) stays too: merge on a base that has these tensors, or give the model as \
+                 `{{model: …, override_architecture: …}}` with the class that loads them",
+                listed.unwrap_or("not stated")
+            ),
+        };
+        Some(format!(
+            "the adapter of {} adds {}, which its base does not have. config.json stays the base's: what they need there \
+             (for a classifier `id2label` or `num_labels`) is yours to add{remedy}",
+            donor.label,
+            elided(donor.added.iter())
+        ))
     }
 
     /// The output has one architecture, the donor's: `override_architecture` states it there, and must agree elsewhere, as

@@ -43,11 +43,11 @@ impl<'r> Planner<'r> {
             .map(|(p, n, _)| self.values(wanted, Some(p.parameters), n, Level::Model, found))
             .collect();
         let global = self.values(wanted, None, &wanted.output, Level::Global, found)?;
-        let label = |model: usize| self.models[model].label.clone();
+        let name = |model: usize| self.models[model].mask_name.clone();
         let origin =
-            origin.zip(wanted.slice.origin).map(|(tensor, p)| Operand { model: label(p.model), tensor });
+            origin.zip(wanted.slice.origin).map(|(tensor, p)| Operand { model: name(p.model), tensor });
         let operands: Vec<Operand> =
-            operands.into_iter().map(|(p, _, tensor)| Operand { model: label(p.model), tensor }).collect();
+            operands.into_iter().map(|(p, _, tensor)| Operand { model: name(p.model), tensor }).collect();
         let task = Task {
             scan: self.scan(&wanted.output, origin, operands),
             global,

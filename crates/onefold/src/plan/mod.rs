@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use onefold_checkpoint::Tensor;
 use onefold_merge::methods::Method;
-use onefold_merge::stream::Planned;
+use onefold_merge::stream::{Planned, Work};
 
 use crate::models::{Library, Model};
 use crate::recipe::{ModelRef, Recipe};
@@ -49,6 +49,8 @@ pub struct Options {
     pub crop_embeddings: bool,
     /// Accept NaN and infinities.
     pub allow_non_finite: bool,
+    /// The inputs are compared, nothing is merged: what is said of tensors that a model lacks.
+    pub only_compare: bool,
 }
 
 /// All that a merge will do.
@@ -62,12 +64,14 @@ pub struct Plan {
     pub origin: Option<String>,
     /// Labels of the operands, in the recipe's order.
     pub operands: Vec<String>,
+    /// Names of the operands in the tensors' merges ([`Model::mask_name`]), in the same order.
+    pub operand_names: Vec<String>,
     /// The config, as it will be written.
     pub config: Option<String>,
     /// Files beside the weights.
     pub files: Vec<OutputFile>,
-    /// Tensors that are copied, and why.
-    pub copied: Vec<(String, &'static str)>,
+    /// Tensors that are copied where a merge was asked for, and why.
+    pub copied: BTreeMap<String, String>,
     /// Names that share their values in the donor.
     pub tied: Vec<Vec<String>>,
     /// The tokenizer, if it was built.
@@ -78,6 +82,13 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// Where the product is not a model but an artefact: `tensors` are then the weights that have task vectors.
     pub artefact: Option<EmrPlan>,
+}
+
+impl Plan {
+    /// Whether a tensor is taken over from one model: as bytes, or (an adapter's) computed.
+    pub fn is_copy(&self, planned: &Planned) -> bool {
+        matches!(planned.work, Work::Copy(_)) || self.copied.contains_key(&planned.output.name)
+    }
 }
 
 /// Makes the plan.
@@ -115,7 +126,9 @@ struct Planner<'r> {
 struct Found {
     /// Sentence → (tensors it holds for, the first of them).
     problems: BTreeMap<String, (usize, String)>,
-    copied: Vec<(String, &'static str)>,
+    copied: BTreeMap<String, String>,
+    /// Who lacks tensors and what becomes of them → those tensors.
+    missing: BTreeMap<String, Vec<String>>,
     notes: BTreeSet<String>,
     warnings: BTreeSet<String>,
     cropped: Option<usize>,

@@ -26,12 +26,6 @@ impl<'r> Planner<'r> {
             found.notes.insert(format!("{} is tied to the embedding and not written", wanted.output));
             return None;
         }
-        let missing: Vec<&str> = operands
-            .iter()
-            .filter(|(_, _, t)| t.is_none())
-            .map(|(p, _, _)| self.models[p.model].label.as_str())
-            .collect();
-        let base_lacks = slice.origin.is_some() && origin.is_none();
         let donor = origin
             .as_ref()
             .map(|(_, t)| t)
@@ -40,20 +34,12 @@ impl<'r> Planner<'r> {
         if !donor.dtype.is_float() {
             return self.copy(wanted, donor, &operands, "not floating point", found);
         }
-        if !missing.is_empty() || base_lacks {
-            let who = if base_lacks { "the base model" } else { missing[0] };
-            if !self.options.allow_missing {
-                found.problem(
-                    &wanted.output,
-                    format!(
-                        "missing in {who}; give --allow-missing to merge it over the models that have it"
-                    ),
-                );
-                return None;
-            }
-            found.warnings.insert(format!("{}: missing in {who}", wanted.output));
-            if base_lacks || missing.len() == operands.len() {
-                return self.copy(wanted, donor, &operands, "no task vector exists for it", found);
+        if let Some(who) = self.lacking(wanted, origin.is_some(), &operands) {
+            let left = operands.iter().filter(|(_, _, t)| t.is_some()).count();
+            let copied = left == 0 || (slice.origin.is_some() && origin.is_none());
+            self.note_missing(wanted, &who, copied, found)?;
+            if copied {
+                return self.copy(wanted, donor, &operands, &format!("missing in {who}"), found);
             }
         }
         let present: Vec<(Part<'r>, &String, Tensor)> =
@@ -61,12 +47,52 @@ impl<'r> Planner<'r> {
         self.merge(wanted, origin.map(|(_, t)| t), present, found)
     }
 
+    /// The models that lack a tensor, as words.
+    fn lacking(
+        &self,
+        wanted: &Wanted<'r, '_>,
+        has_origin: bool,
+        operands: &[(Part<'r>, &String, Option<Tensor>)],
+    ) -> Option<String> {
+        let label = |part: &Part<'_>| self.models[part.model].label.clone();
+        let base = wanted.slice.origin.iter().filter(|_| !has_origin);
+        let mut who: Vec<String> = base.map(|part| format!("the base model {}", label(part))).collect();
+        for (part, _, _) in operands.iter().filter(|(_, _, t)| t.is_none()) {
+            if !who.contains(&label(part)) {
+                who.push(label(part));
+            }
+        }
+        (!who.is_empty()).then(|| who.join(", "))
+    }
+
+    /// Says that models lack a tensor: as an error, unless the user allows it.
+    fn note_missing(
+        &self,
+        wanted: &Wanted<'r, '_>,
+        who: &str,
+        copied: bool,
+        found: &mut Found,
+    ) -> Option<()> {
+        if !self.options.allow_missing {
+            let remedy = "give --allow-missing to merge it over the models that have it";
+            found.problem(&wanted.output, format!("missing in {who}; {remedy}"));
+            return None;
+        }
+        let outcome = match (self.options.only_compare, copied) {
+            (true, _) => "left out of the comparison",
+            (false, true) => "copied, not merged",
+            (false, false) => "merged over the models that have it",
+        };
+        found.missing.entry(format!("missing in {who}, {outcome}")).or_default().push(wanted.output.clone());
+        Some(())
+    }
+
     fn copy(
         &self,
         wanted: &Wanted<'r, '_>,
         tensor: Tensor,
         operands: &[(Part<'r>, &String, Option<Tensor>)],
-        why: &'static str,
+        why: &str,
         found: &mut Found,
     ) -> Option<Planned> {
         for (part, _, other) in operands {
@@ -89,7 +115,7 @@ impl<'r> Planner<'r> {
                 ));
             }
         }
-        found.copied.push((wanted.output.clone(), why));
+        found.copied.insert(wanted.output.clone(), why.to_owned());
         let output =
             OutputTensor { name: wanted.output.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() };
         if tensor.dtype.is_float() {

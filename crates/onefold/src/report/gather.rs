@@ -17,8 +17,7 @@ pub fn of_merge(plan: &Plan, statistics: &[Option<Statistics>], title: &str) -> 
         .chain(plan.operands.iter().cloned())
         .chain(["merged".to_owned()])
         .collect();
-    let copied =
-        plan.tensors.iter().filter(|t| matches!(t.work, Work::Copy(_))).map(|t| copied(plan, t)).collect();
+    let copied = plan.tensors.iter().filter(|t| plan.is_copy(t)).map(|t| copied(plan, t)).collect();
     Health {
         title: title.to_owned(),
         method: Some(plan.method.name.to_owned()),
@@ -36,9 +35,16 @@ pub fn of_merge(plan: &Plan, statistics: &[Option<Statistics>], title: &str) -> 
 
 fn tensor(plan: &Plan, planned: &Planned, statistics: &Statistics) -> Option<TensorHealth> {
     let Work::Merge(merge) = &planned.work else { return None };
+    if plan.is_copy(planned) {
+        return None;
+    }
     // A tensor may have fewer models than the recipe, or others (slices): its vectors take their places among all.
-    let places: Vec<usize> =
-        merge.scan.operands.iter().filter_map(|o| plan.operands.iter().position(|m| *m == o.model)).collect();
+    let places: Vec<usize> = merge
+        .scan
+        .operands
+        .iter()
+        .filter_map(|o| plan.operand_names.iter().position(|m| *m == o.model))
+        .collect();
     let has_origin = usize::from(plan.origin.is_some());
     if places.len() != merge.scan.k() || merge.scan.origin.is_some() != (has_origin == 1) {
         return None;
@@ -77,11 +83,7 @@ fn tensor(plan: &Plan, planned: &Planned, statistics: &Statistics) -> Option<Ten
 }
 
 fn copied(plan: &Plan, planned: &Planned) -> CopiedTensor {
-    let why = plan
-        .copied
-        .iter()
-        .find(|(name, _)| *name == planned.output.name)
-        .map_or("taken over as it is", |(_, why)| why);
+    let why = plan.copied.get(&planned.output.name).map_or("taken over as they are", String::as_str);
     let (name, shape) = (planned.output.name.clone(), planned.output.shape.clone());
     CopiedTensor { name, dtype: planned.output.dtype.to_string(), shape, why: why.to_owned() }
 }

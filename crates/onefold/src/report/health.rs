@@ -75,7 +75,7 @@ pub struct CopiedTensor {
     pub dtype: String,
     /// Shape, row-major.
     pub shape: Vec<usize>,
-    /// Why it was copied, for example `integer buffer`.
+    /// Why it was copied, for example `not floating point`.
     pub why: String,
 }
 

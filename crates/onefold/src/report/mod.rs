@@ -31,7 +31,7 @@ pub use derived::{Block, Coefficient, Derived, Displacement, ExpertFigures, deri
 pub use gather::{count, of_merge};
 pub use health::{CopiedTensor, DtypeCount, Health, TensorHealth, Totals};
 pub use html::to_html;
-pub(crate) use show::counted;
+pub(crate) use show::{counted, elided};
 pub use text::to_text;
 pub use warnings::Warning;
 

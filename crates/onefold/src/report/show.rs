@@ -83,6 +83,15 @@ pub(crate) fn counted(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
+/// The first few of many names.
+pub(crate) fn elided<'n>(names: impl ExactSizeIterator<Item = &'n String>) -> String {
+    const SHOWN: usize = 4;
+    let rest = names.len().saturating_sub(SHOWN);
+    let shown: Vec<String> = names.take(SHOWN).map(|name| tidy(name, 80)).collect();
+    let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    shown.join(", ") + &rest
+}
+
 /// `4096 × 512`; `scalar` for no dimensions.
 pub(super) fn shape(dimensions: &[usize]) -> String {
     let shown: Vec<String> = dimensions.iter().take(8).map(usize::to_string).collect();

@@ -1,5 +1,7 @@
 //! Tables for a terminal: at most [`WIDTH`](super::lines::WIDTH) columns, readable without colour, warnings last where the eye rests.
 
+use std::collections::BTreeMap;
+
 use super::ReportError;
 use super::blocks::kinds;
 use super::bounds::Bound;
@@ -7,7 +9,8 @@ use super::derived::{Derived, derive};
 use super::health::{Health, Layout};
 use super::lines::{Table, listed, wrapped};
 use super::show::{
-    bytes, cosine, count, counted, lambda, number, percent, range, shape, short_names, shortened, tidy,
+    bytes, cosine, count, counted, elided, lambda, number, percent, range, shape, short_names, shortened,
+    tidy,
 };
 
 /// A wider cosine matrix would not fit; the closest pairs are listed instead.
@@ -29,7 +32,7 @@ pub fn to_text(health: &Health) -> Result<String, ReportError> {
         sections.extend([
             experts(health, &derived),
             cosines(health, &derived),
-            facts(&derived),
+            (facts(&derived) + &copied(health)).trim_start().to_owned(),
             moved(health, &derived),
         ]);
     }
@@ -51,7 +54,8 @@ fn headline(health: &Health, layout: &Layout) -> String {
     }
     parts.push(format!("{} parameters", count(health.totals.parameters)));
     parts.push(bytes(health.totals.bytes));
-    parts.push(counted(health.tensors.len() as u64, "tensor"));
+    let merged = if health.method.is_some() { " merged" } else { "" };
+    parts.push(counted(health.tensors.len() as u64, "tensor") + merged);
     parts.extend((!health.copied.is_empty()).then(|| format!("{} copied", health.copied.len())));
     lines.push(parts.join(" · "));
     lines.join("\n")
@@ -145,6 +149,22 @@ fn facts(derived: &Derived) -> String {
         lines.push(format!("Loss bound U(λ)  {}", bounds.join(" · ")));
     }
     lines.join("\n")
+}
+
+/// The tensors that took no part, by reason: no norm or cosine counts them.
+fn copied(health: &Health) -> String {
+    let mut reasons: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for tensor in &health.copied {
+        reasons.entry(&tensor.why).or_default().push(&tensor.name);
+    }
+    let first = if health.method.is_some() { "Copied           " } else { "Not compared     " };
+    let line = |(why, names): (&&str, &Vec<&String>)| {
+        let names_shown = elided(names.iter().copied());
+        let count = counted(names.len() as u64, "tensor");
+        "\n".to_owned()
+            + &wrapped(first, &format!("{count}, in no figure here ({}): {names_shown}", tidy(why, 200)))
+    };
+    reasons.iter().take(ROWS).map(line).collect::<String>() + &more(reasons.len(), ROWS, "reason")
 }
 
 /// Blocks by their mean share of ‖τ‖².
@@ -248,7 +268,7 @@ mod tests {
         let expected = "\
 merged-7x3 · ties
 base tiny-org/llama-30m
-3 experts · 28.8 M parameters · 57.7 MB · 50 tensors · 1 copied
+3 experts · 28.8 M parameters · 57.7 MB · 50 tensors merged · 1 copied
 
 Experts
   #  expert            ‖τ‖  ‖τ‖/‖θ₀‖  λ MetaGPT  λ used  cos(Δ,τ)  ‖θ*−θₜ‖
@@ -265,6 +285,8 @@ Cosines of the task vectors (upper right: mean over blocks)
 Merged model     ‖θ*−θ₀‖ = 6.847, 1.39 % of ‖θ₀‖
 Sign conflicts   43.6 % of the positions that two or more experts changed
 Loss bound U(λ)  metagpt 14728 · this run +1.68 % · uniform +2.58 % · 0.3 +3.69 % · 1.0 +189 %
+Copied           1 tensor, in no figure here (buffer, equal in all models):
+                 model.rotary_emb.inv_freq
 
 Where the experts changed most (share of ‖τ‖² per expert)
   block     parameters  conflicts       1       2       3

@@ -162,6 +162,34 @@ fn a_tensor_that_one_model_lacks() {
     let (out, expert) = (read_model(&dir.path().join("out")), read_model(&dir.path().join("expert1")));
     assert_eq!(out[NORM], expert[NORM]);
     assert_eq!(out.len(), 30);
+    assert!(ran.stderr.contains("merged over the models that have it"), "{}", ran.stderr);
+}
+
+#[test]
+fn all_models_that_lack_a_tensor_are_named() {
+    let dir = with_tensor(NORM, None);
+    copy_dir(&dir.path().join("expert2"), &dir.path().join("again"));
+    let three = AVERAGE.replace("models:\n", "models:\n- {model: again, parameters: {weight: 1}}\n");
+    refused(dir.path(), &three, &[NORM, "missing in again, expert2"]);
+    // With a base the tensor that no expert has is the base's, and the report says so.
+    let task = "merge_method: task_arithmetic\nbase_model: base\nparameters: {weight: 1}\n\
+        models: [{model: expert2}, {model: again}]\n";
+    refused(dir.path(), task, &[NORM, "missing in expert2, again;"]);
+    let ran = merge(dir.path(), task, "out", &["--allow-missing"]).ok();
+    let why = "missing in expert2, again";
+    assert!(ran.stderr.contains(&format!("{NORM}: {why}, copied, not merged")), "{}", ran.stderr);
+    for part in ["29 tensors merged · 1 copied", "1 tensor, in no figure here (missing in expert2, again)"] {
+        assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
+    }
+    let file = dir.path().join("base/model.safetensors");
+    let mut base = read_file(&file);
+    assert_eq!(read_model(&dir.path().join("out"))[NORM], base[NORM]);
+    // What the base lacks too is named with it.
+    base.remove(NORM);
+    write_file(&file, &base);
+    fs::remove_dir_all(dir.path().join("out")).unwrap();
+    let recipe = task.replace("{model: again}", "{model: expert1}");
+    refused(dir.path(), &recipe, &[NORM, "missing in the base model base, expert2"]);
 }
 
 #[test]
@@ -255,6 +283,11 @@ fn outputs_that_exist_or_cannot_be_written() {
     merge(path, AVERAGE, "file", &[]).fails(2, &["file: exists already"]);
     assert_eq!(fs::read_to_string(path.join("kept/precious.txt")).unwrap(), "mine");
     assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "mine");
+    for (out, part) in [("kept", "exists already"), ("file", "exists already"), ("file/out", "cannot create")]
+    {
+        merge(path, AVERAGE, out, &["--dry-run"]).fails(2, &[part]);
+    }
+    merge(path, AVERAGE, "kept", &["--dry-run", "--force"]).fails(2, &["holds no model"]);
     // Below a file nothing can be made, whoever asks.
     let ran = merge(path, AVERAGE, "file/out", &[]);
     assert!(matches!(ran.code, Some(1 | 2)));
@@ -293,8 +326,9 @@ fn outputs_that_would_destroy_an_input() {
         (AVERAGE.to_owned(), "./expert2/../expert1/"),
         (AVERAGE.replace("model: e", "model: ./all/e"), "all"),
     ] {
-        let ran = merge(path, &recipe, out, &["--force"]);
-        ran.fails(2, &["would overwrite the input"]);
+        for more in [&["--force"][..], &["--force", "--dry-run"], &["--dry-run"], &[]] {
+            merge(path, &recipe, out, more).fails(2, &["would overwrite the input"]);
+        }
     }
     std::os::unix::fs::symlink("expert1", path.join("link")).unwrap();
     merge(path, AVERAGE, "link", &["--force"]).fails(2, &["would overwrite the input"]);

@@ -219,11 +219,116 @@ fn one_local_path_has_one_mask() {
         )
     };
     let plain = merged(dir.path(), &recipe("expert1"), "plain", &[]);
-    for (out, path) in [("dot", "./expert1"), ("slash", "expert1/"), ("back", "base/../expert1")] {
+    let absolute = dir.path().join("expert1").display().to_string();
+    for (out, path) in
+        [("dot", "./expert1"), ("slash", "expert1/"), ("back", "base/../expert1"), ("absolute", &absolute)]
+    {
         assert_eq!(merged(dir.path(), &recipe(path), out, &[]), plain, "{path}");
     }
+    let moved = temp();
+    copy_dir(dir.path(), &moved.path().join("elsewhere"));
+    assert_eq!(merged(&moved.path().join("elsewhere"), &recipe("expert1"), "moved", &[]), plain);
     copy_dir(&dir.path().join("expert1"), &dir.path().join("another"));
     assert_ne!(merged(dir.path(), &recipe("another"), "another-out", &[]), plain, "masks depend on the name");
+}
+
+/// A model with the files of sentence-transformers: a pooling module, a dense one with weights, one without a folder.
+fn sentence_model(dir: &Path, model: &Model) {
+    write_model(dir, model, &json!({}));
+    let modules = json!([
+        {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+        {"idx": 3, "path": "3_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]);
+    fs::write(dir.join("modules.json"), modules.to_string()).unwrap();
+    fs::write(dir.join("sentence_bert_config.json"), "{}").unwrap();
+    for (folder, file, text) in [
+        ("1_Pooling", "config.json", "{\"pooling_mode_mean_tokens\": true}"),
+        ("2_Dense", "config.json", "{\"in_features\": 4}"),
+        ("2_Dense", "model.safetensors", "weights as they are"),
+        ("2_Dense", ".hidden", "stays"),
+        ("onnx", "model.onnx", "stays"),
+    ] {
+        fs::create_dir_all(dir.join(folder)).unwrap();
+        fs::write(dir.join(folder).join(file), text).unwrap();
+    }
+}
+
+#[test]
+fn a_head_from_an_adapter_is_not_silent() {
+    let dir = temp();
+    for name in ["base_llama", "modules_to_save"] {
+        copy_dir(&testdata("adapter").join(name), &dir.path().join(name));
+    }
+    let recipe = "merge_method: passthrough\nmodels: [{model: base_llama+modules_to_save}]\n";
+    let ran = merge(dir.path(), recipe, "known", &[]).ok();
+    assert!(!ran.stderr.contains("which its base does not have"), "{}", ran.stderr);
+    // The same head on a base without one.
+    let file = dir.path().join("base_llama/model.safetensors");
+    let mut base = read_file(&file);
+    base.remove("lm_head.weight").expect("the fixture has a head");
+    let config = json!({"architectures": ["OldForCausalLM"]});
+    write_model(&dir.path().join("base_llama"), &base, &config);
+    let ran = merge(dir.path(), recipe, "new", &[]).ok();
+    for part in
+        ["lm_head.weight of base_llama+modules_to_save come", "LlamaForCausalLM", "override_architecture"]
+    {
+        assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
+    }
+    let stated = "merge_method: passthrough\nmodels: [{model: {model: base_llama, lora: modules_to_save, \
+        override_architecture: X}}]\n";
+    let ran = merge(dir.path(), stated, "stated", &[]).ok();
+    assert!(ran.stderr.contains("num_labels") && !ran.stderr.contains("stays too"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_an_adapter_leaves_alone_is_in_no_norm() {
+    let dir = temp();
+    for name in ["base_llama", "plain"] {
+        copy_dir(&testdata("adapter").join(name), &dir.path().join(name));
+    }
+    let recipe = "merge_method: passthrough\nmodels: [{model: base_llama+plain}]\n";
+    let ran = merge(dir.path(), recipe, "out", &[]).ok();
+    let words = ran.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    let changed = read_file(&testdata("adapter/plain/expected.safetensors")).len();
+    let copied = read_model(&dir.path().join("out")).len() - changed;
+    for part in [
+        format!("{changed} tensors merged · {copied} copied"),
+        format!("Copied {copied} tensors, in no figure here (taken over as they are): "),
+    ] {
+        assert!(words.contains(&part), "`{part}` is not in:\n{}", ran.stderr);
+    }
+}
+
+#[test]
+fn modules_of_sentence_transformers_come_along() {
+    let dir = temp();
+    let mut random = Random(11);
+    let donor = dir.path().join("a");
+    sentence_model(&donor, &tiny(&mut random, "", false));
+    write_model(&dir.path().join("b"), &tiny(&mut random, "", false), &json!({}));
+    let ran = merge(dir.path(), MEAN, "out", &[]).ok();
+    assert!(ran.stderr.contains("not merged: 2_Dense/model.safetensors"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("3_Normalize"), "{}", ran.stderr);
+    let out = dir.path().join("out");
+    let files =
+        ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "2_Dense/model.safetensors"];
+    for file in files {
+        assert_eq!(fs::read(out.join(file)).unwrap(), fs::read(donor.join(file)).unwrap(), "{file}");
+    }
+    assert_eq!(listing(&out.join("2_Dense")), ["config.json", "model.safetensors"]);
+    assert!(!out.join("onnx").exists() && !out.join("3_Normalize").exists());
+    // Another pooling is another job.
+    merge(dir.path(), MEAN, "out", &[]).ok();
+    fs::write(donor.join("1_Pooling/config.json"), "{\"pooling_mode_cls_token\": true}").unwrap();
+    merge(dir.path(), MEAN, "out", &[]).fails(2, &["exists already"]);
+    // A folder that is not there is said; one elsewhere is refused.
+    fs::remove_dir_all(donor.join("1_Pooling")).unwrap();
+    let ran = merge(dir.path(), MEAN, "incomplete", &[]).ok();
+    assert!(ran.stderr.contains("names the folder 1_Pooling, which"), "{}", ran.stderr);
+    fs::write(donor.join("modules.json"), "[{\"path\": \"../b\"}]").unwrap();
+    merge(dir.path(), MEAN, "no", &[]).fails(2, &["modules.json", "`../b`"]);
 }
 
 #[test]
@@ -422,6 +527,38 @@ fn inspect_compares_experts_with_their_base() {
     assert!(some.contains("! base is the base itself") && some.contains("1 expert "), "{some}");
     // Without a base the models themselves are compared.
     onefold(dir.path(), &["inspect", "expert1", "expert2"]).ok();
+}
+
+#[test]
+fn inspect_lists_what_the_base_lacks() {
+    let dir = temp();
+    let mut random = Random(13);
+    let base = tiny(&mut random, "", false);
+    let mut expert = tiny(&mut random, "", false);
+    for (name, shape) in [("classifier.weight", &[3, 4][..]), ("classifier.bias", &[3])] {
+        let values = random.values(shape.iter().product(), 0.5);
+        expert.insert(name.into(), Array::f32(shape, &values));
+    }
+    write_model(&dir.path().join("base"), &base, &json!({}));
+    write_model(&dir.path().join("expert"), &expert, &json!({}));
+    write_model(&dir.path().join("other"), &base, &json!({}));
+    for experts in [&["expert"][..], &["expert", "other"]] {
+        let args = [&["inspect", "--base", "base"], experts].concat();
+        let shown = onefold(dir.path(), &args).ok().stdout;
+        let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lacking = match experts {
+            [_] => "missing in the base model base",
+            _ => "missing in the base model base, other",
+        };
+        let names = "classifier.bias, classifier.weight";
+        for part in [
+            "5 tensors · 2 copied".to_owned(),
+            format!("Not compared 2 tensors, in no figure here ({lacking}): {names}"),
+            format!("! {names}: {lacking}, left out of the comparison"),
+        ] {
+            assert!(words.contains(&part), "`{part}` is not in:\n{shown}");
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use onefold_checkpoint::output::Layout;
-use onefold_merge::stream::Work;
 use serde_json::json;
 
 use super::budget::{Budget, show_bytes};
@@ -21,7 +20,7 @@ pub(super) fn dry_run(
     out: &Path,
     shell: &Shell,
 ) {
-    let merged = plan.tensors.iter().filter(|t| matches!(t.work, Work::Merge(_))).count();
+    let merged = plan.tensors.iter().filter(|t| !plan.is_copy(t)).count();
     let read: u64 = library.all().map(|m| m.checkpoint.size()).sum();
     let facts = [
         ("output", out.display().to_string()),
@@ -53,7 +52,7 @@ pub(super) fn dry_run(
         ("files", plan.files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ")),
     ];
     if shell.json() {
-        let tensors: Vec<_> = plan.tensors.iter().map(|t| json!({"name": t.output.name, "dtype": t.output.dtype.safetensors_name(), "shape": t.output.shape, "copied": matches!(t.work, Work::Copy(_))})).collect();
+        let tensors: Vec<_> = plan.tensors.iter().map(|t| json!({"name": t.output.name, "dtype": t.output.dtype.safetensors_name(), "shape": t.output.shape, "copied": plan.is_copy(t)})).collect();
         let facts: serde_json::Map<String, serde_json::Value> =
             facts.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
         shell.event("plan", &json!({"facts": facts, "tensors": tensors, "bytes_to_read": read, "bytes_to_write": layout.file_bytes(), "peak_memory": budget.bytes, "notes": plan.notes, "warnings": plan.warnings}));

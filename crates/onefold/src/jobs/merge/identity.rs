@@ -9,10 +9,18 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::{Common, MergeArgs};
 use crate::models::{Library, Model};
+use crate::plan::Plan;
 use crate::recipe::Recipe;
+use crate::tokenizer::FileContent;
 
 /// A hash of everything that the result depends on: version, recipe, options, and the files' names, sizes and times.
-pub(super) fn identity(recipe: &Recipe, library: &Library, args: &MergeArgs, common: &Common) -> String {
+pub(super) fn identity(
+    recipe: &Recipe,
+    library: &Library,
+    plan: &Plan,
+    args: &MergeArgs,
+    common: &Common,
+) -> String {
     let mut hash = Sha256::new();
     let options = format!(
         "{} {} {} {} {}",
@@ -29,6 +37,13 @@ pub(super) fn identity(recipe: &Recipe, library: &Library, args: &MergeArgs, com
         for (name, text) in settings(model) {
             hash.update(name.as_bytes());
             hash.update(Sha256::digest(&text));
+        }
+    }
+    // Of files in folders (modules of sentence-transformers) some are weights: judged as those are.
+    for file in plan.files.iter().filter(|file| file.name.contains('/')) {
+        if let FileContent::Copied(path) = &file.content {
+            let bytes = path.metadata().map_or(0, |m| m.len());
+            hash.update(json!({"file": file.name, "bytes": bytes, "modified_ns": changed(path)}).to_string());
         }
     }
     hex(&hash.finalize())
@@ -50,13 +65,15 @@ fn settings(model: &Model) -> BTreeMap<String, Vec<u8>> {
 pub(super) fn fingerprints(model: &Model) -> Vec<serde_json::Value> {
     let of = |file: &std::sync::Arc<onefold_checkpoint::mapped::MappedFile>| {
         let head = &file[..file.len().min(1 << 20)];
-        let changed = file.path().metadata().and_then(|m| m.modified()).ok();
-        let changed = changed
-            .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
-            .map_or(0, |d| d.as_nanos() as u64);
-        json!({"file": file.path().display().to_string(), "bytes": file.len(), "modified_ns": changed, "sha256_of_first_mib": hex(&Sha256::digest(head))})
+        json!({"file": file.path().display().to_string(), "bytes": file.len(), "modified_ns": changed(file.path()), "sha256_of_first_mib": hex(&Sha256::digest(head))})
     };
     model.checkpoint.files().iter().map(of).collect()
+}
+
+/// When a file was last written, in nanoseconds since 1970; 0 where the system does not tell.
+fn changed(path: &Path) -> u64 {
+    let time = path.metadata().and_then(|m| m.modified()).ok();
+    time.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos() as u64)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onefold_checkpoint::CheckpointError;
-use onefold_checkpoint::output::{Opened, Output};
+use onefold_checkpoint::output::{Layout, Opened, Output, check_target};
 use onefold_merge::{METHODS, MergeError, methods};
 
 use super::{dir_of, hub_config, on_pool, tell_hub, threads};
 use crate::cli::{Common, MergeArgs};
 use crate::models::{Library, Wanted};
-use crate::plan::{self, Options};
+use crate::plan::{self, Options, Plan};
 use crate::progress::{Failure, Shell};
 use crate::recipe::{self, ModelRef, Problems, Recipe};
 use budget::Budget;
@@ -30,6 +30,7 @@ use record::Run;
 /// # Errors
 /// [`Failure::Usage`] with all problems of recipe and inputs, or [`Failure::Job`].
 pub fn run(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(), Failure> {
+    let session = Session { args, common, shell };
     let recipes = read_recipes(args, common, shell)?;
     let intermediate = args.intermediate.clone().unwrap_or_else(|| with_suffix(&args.output, ".merges"));
     let alone = recipes.len() == 1;
@@ -39,7 +40,7 @@ pub fn run(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(), Failu
             Some(name) if !alone => intermediate.join(&name.value),
             _ => args.output.clone(),
         };
-        one(recipe, &target, &named, args, common, shell)?;
+        session.one(recipe, &target, &named)?;
         if let Some(name) = &recipe.name {
             named.insert(name.value.clone(), target);
         }
@@ -95,72 +96,123 @@ fn external(recipes: &[Recipe]) -> Vec<Wanted<'_>> {
     recipes.iter().flat_map(Wanted::of).filter(|w| !waits(w)).collect()
 }
 
-/// One merge from recipe to output.
-fn one(
-    recipe: &Recipe,
-    out: &Path,
-    named: &BTreeMap<String, PathBuf>,
-    args: &MergeArgs,
-    common: &Common,
-    shell: &Shell,
-) -> Result<(), Failure> {
-    let begin = Instant::now();
-    if args.dry_run
-        && let Some(name) =
-            recipe.references().iter().find_map(|r| named.get(&r.path)).filter(|dir| !dir.exists())
-    {
-        shell.say(&format!("{}: planned once {} exists", out.display(), name.display()));
-        return Ok(());
+/// What the user asked for, and where to tell how it goes.
+#[derive(Clone, Copy)]
+struct Session<'a> {
+    args: &'a MergeArgs,
+    common: &'a Common,
+    shell: &'a Shell,
+}
+
+/// A merge that is decided in every respect; nothing is written yet.
+struct Prepared<'a> {
+    recipe: &'a Recipe,
+    out: &'a Path,
+    library: Library,
+    plan: Plan,
+    layout: Layout,
+    budget: Budget,
+    /// Every directory that is read.
+    inputs: Vec<PathBuf>,
+    job: String,
+    begin: Instant,
+}
+
+impl Session<'_> {
+    /// One merge from recipe to output.
+    fn one(&self, recipe: &Recipe, out: &Path, named: &BTreeMap<String, PathBuf>) -> Result<(), Failure> {
+        if let Some(dir) = self.waits_for(recipe, named) {
+            self.shell.say(&format!("{}: planned once {} exists", out.display(), dir.display()));
+            return Ok(());
+        }
+        let merge = self.prepare(recipe, out, named)?;
+        if is_done(out, &merge.job, &merge.layout) && !self.args.force {
+            self.shell.event("done", &out.display().to_string());
+            self.shell
+                .say(&format!("{} is there already, made from the same recipe and inputs", out.display()));
+            return Ok(());
+        }
+        check_target(out, &merge.inputs, self.args.force).map_err(|e| Failure::usage(e.to_string()))?;
+        if self.args.dry_run {
+            let Prepared { plan, layout, budget, library, .. } = &merge;
+            dry_run(plan, layout, budget, library, out, self.shell);
+            return Ok(());
+        }
+        self.merge(merge)
     }
-    let library = Library::open(
-        &Wanted::of(recipe),
-        named,
-        dir_of(&args.recipe),
-        &hub_config(common)?,
-        &mut tell_hub(shell),
-    )
-    .map_err(Failure::Usage)?;
-    let method = methods::find(&recipe.method.value).expect("the method was checked");
-    let options = Options {
-        seed: common.seed,
-        allow_missing: args.allow_missing,
-        crop_embeddings: args.crop_embeddings,
-        allow_non_finite: common.allow_non_finite,
-    };
-    let plan = plan::plan(recipe, method, &library, options).map_err(Failure::Usage)?;
-    let layout = plan.layout(args.max_shard_size);
-    let budget = Budget::of(&plan, threads(common), common.max_memory)?;
-    if args.dry_run {
-        dry_run(&plan, &layout, &budget, &library, out, shell);
-        return Ok(());
+
+    /// The output of an earlier merge without which a dry run cannot plan this one.
+    fn waits_for<'n>(&self, recipe: &Recipe, named: &'n BTreeMap<String, PathBuf>) -> Option<&'n PathBuf> {
+        let references = recipe.references();
+        let absent = references.iter().find_map(|r| named.get(&r.path)).filter(|dir| !dir.exists());
+        absent.filter(|_| self.args.dry_run)
     }
-    plan.warnings.iter().for_each(|w| shell.warn(w));
-    plan.notes.iter().for_each(|n| shell.say(n));
-    let inputs: Vec<PathBuf> = library.all().flat_map(|m| m.dirs.clone()).collect();
-    let job = identity(recipe, &library, args, common);
-    if is_done(out, &job, &layout) && !args.force {
-        shell.event("done", &out.display().to_string());
-        shell.say(&format!("{} is there already, made from the same recipe and inputs", out.display()));
-        return Ok(());
+
+    /// Opens the models and plans.
+    fn prepare<'r>(
+        &self,
+        recipe: &'r Recipe,
+        out: &'r Path,
+        named: &BTreeMap<String, PathBuf>,
+    ) -> Result<Prepared<'r>, Failure> {
+        let Self { args, common, shell } = *self;
+        let begin = Instant::now();
+        let (hub, dir) = (hub_config(common)?, dir_of(&args.recipe));
+        let library = Library::open(&Wanted::of(recipe), named, dir, &hub, &mut tell_hub(shell))
+            .map_err(Failure::Usage)?;
+        let method = methods::find(&recipe.method.value).expect("the method was checked");
+        let plan = plan::plan(recipe, method, &library, self.options()).map_err(Failure::Usage)?;
+        let layout = plan.layout(args.max_shard_size);
+        let budget = Budget::of(&plan, threads(common), common.max_memory)?;
+        let inputs = library.all().flat_map(|m| m.dirs.clone()).collect();
+        let job = identity(recipe, &library, &plan, args, common);
+        Ok(Prepared { recipe, out, library, plan, layout, budget, inputs, job, begin })
     }
-    if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent)
-            .map_err(|e| Failure::job(CheckpointError::io(parent, "create")(e)))?;
+
+    fn options(&self) -> Options {
+        Options {
+            seed: self.common.seed,
+            allow_missing: self.args.allow_missing,
+            crop_embeddings: self.args.crop_embeddings,
+            allow_non_finite: self.common.allow_non_finite,
+            only_compare: false,
+        }
     }
-    let Opened { output, finished } =
-        Output::create(out, layout, &job, &inputs, args.force).map_err(|e| Failure::usage(e.to_string()))?;
-    let resumed = finished.iter().flatten().count();
-    if resumed > 0 {
-        shell.say(&format!("resuming: {resumed} of {} tensors are done", finished.len()));
+
+    /// Does what was prepared.
+    fn merge(&self, merge: Prepared<'_>) -> Result<(), Failure> {
+        let Self { args, common, shell } = *self;
+        merge.plan.warnings.iter().for_each(|w| shell.warn(w));
+        merge.plan.notes.iter().for_each(|n| shell.say(n));
+        let Opened { output, finished } = self.open(&merge)?;
+        let (plan, library) = (&merge.plan, &merge.library);
+        let streamed =
+            on_pool(merge.budget.threads, || Ok(emr::run(plan, library, &finished, &output, shell)))?;
+        let streamed = match streamed {
+            Ok(streamed) => streamed,
+            Err(error) => return Err(give_up(output, error)),
+        };
+        let Prepared { recipe, out, library, plan, budget, job, begin, .. } = &merge;
+        let run = Run { recipe, plan, library, out, job, args, common, budget, begin: *begin };
+        run.finish(output, &streamed, shell).map_err(Failure::job)
     }
-    let streamed = on_pool(budget.threads, || Ok(emr::run(&plan, &library, &finished, &output, shell)))?;
-    let streamed = match streamed {
-        Ok(streamed) => streamed,
-        Err(error) => return Err(give_up(output, error)),
-    };
-    let run =
-        Run { recipe, plan: &plan, library: &library, out, job: &job, args, common, budget: &budget, begin };
-    run.finish(output, &streamed, shell).map_err(Failure::job)
+
+    /// Makes the output directory, or finds in it what an interrupted run has left.
+    fn open(&self, merge: &Prepared<'_>) -> Result<Opened, Failure> {
+        let out = merge.out;
+        if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent)
+                .map_err(|e| Failure::job(CheckpointError::io(parent, "create")(e)))?;
+        }
+        let opened = Output::create(out, merge.layout.clone(), &merge.job, &merge.inputs, self.args.force)
+            .map_err(|e| Failure::usage(e.to_string()))?;
+        let resumed = opened.finished.iter().flatten().count();
+        if resumed > 0 {
+            let all = opened.finished.len();
+            self.shell.say(&format!("resuming: {resumed} of {all} tensors are done"));
+        }
+        Ok(opened)
+    }
 }
 
 /// Ends a failed run: what can be resumed is kept, what would fail again is not.
