@@ -138,7 +138,7 @@ impl Session<'_> {
             dry_run(plan, layout, budget, library, out, self.shell);
             return Ok(());
         }
-        self.merge(merge)
+        self.merge(&merge)
     }
 
     /// The output of an earlier merge without which a dry run cannot plan this one.
@@ -180,11 +180,11 @@ impl Session<'_> {
     }
 
     /// Does what was prepared.
-    fn merge(&self, merge: Prepared<'_>) -> Result<(), Failure> {
+    fn merge(&self, merge: &Prepared<'_>) -> Result<(), Failure> {
         let Self { args, common, shell } = *self;
         merge.plan.warnings.iter().for_each(|w| shell.warn(w));
         merge.plan.notes.iter().for_each(|n| shell.say(n));
-        let Opened { output, finished } = self.open(&merge)?;
+        let Opened { output, finished } = self.open(merge)?;
         let (plan, library) = (&merge.plan, &merge.library);
         let streamed =
             on_pool(merge.budget.threads, || Ok(emr::run(plan, library, &finished, &output, shell)))?;
@@ -192,7 +192,7 @@ impl Session<'_> {
             Ok(streamed) => streamed,
             Err(error) => return Err(give_up(output, error)),
         };
-        let Prepared { recipe, out, library, plan, budget, job, begin, .. } = &merge;
+        let Prepared { recipe, out, library, plan, budget, job, begin, .. } = merge;
         let run = Run { recipe, plan, library, out, job, args, common, budget, begin: *begin };
         run.finish(output, &streamed, shell).map_err(Failure::job)
     }
