@@ -114,6 +114,11 @@ pub trait Rule: Send + Sync + Debug {
         false
     }
 
+    /// Whether task vectors against the elected sign are left out: conflicting experts then do not cancel.
+    fn elects_signs(&self) -> bool {
+        false
+    }
+
     /// What must be known of the whole model before a tensor can be prepared.
     fn needs(&self) -> Needs {
         Needs::default()
@@ -180,6 +185,11 @@ pub trait Kernel: Send + Sync + Debug {
 
     /// The coefficient of each operand, where the method has one per tensor: for the report.
     fn coefficients(&self) -> Option<Vec<f64>> {
+        None
+    }
+
+    /// Where each row has coefficients of its own: the smallest and the greatest sum of a row's.
+    fn row_sums(&self) -> Option<[f64; 2]> {
         None
     }
 

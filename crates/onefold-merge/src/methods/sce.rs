@@ -59,6 +59,10 @@ fn build(task: &Task) -> Result<Box<dyn Rule>, String> {
 }
 
 impl Rule for Sce {
+    fn elects_signs(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, scan: &Scan, _: &ModelSurvey) -> Result<Box<dyn Kernel>, MergeError> {
         let cut = self.cut(scan)?;
         let k = scan.k();
