@@ -101,6 +101,9 @@ pub struct Statistics {
     pub conflicts: u64,
     /// The coefficient of each operand, where the method has one.
     pub coefficients: Option<Vec<f64>>,
+    /// The smallest and the greatest sum of a row's coefficients, where each row has its own.
+    #[serde(default)]
+    pub row_sums: Option<[f64; 2]>,
 }
 
 /// Runs `plan` into `sink`, skipping the tensors in `finished`. Returns the statistics of all merged tensors (those of
@@ -329,6 +332,7 @@ pub(crate) fn total(scan: &Scan, kernel: &dyn Kernel, parts: Vec<Vec<Partial>>) 
     let mut sum = Statistics {
         gramian: vec![0.0; packed_len(vectors)],
         coefficients: kernel.coefficients(),
+        row_sums: kernel.row_sums(),
         ..Statistics::default()
     };
     for part in parts.into_iter().flatten() {

@@ -97,16 +97,11 @@ impl Rule for Geometric {
             }
             Scope::Rows | Scope::Columns => {
                 // Undefined rows must be known before anything is written.
-                let check = |view: &View<'_>| {
-                    rows(view, scan.width())
-                        .find_map(|row| self.geometry.coefficients(&Gramian::of(&row)).err())
-                };
-                if let Some(message) =
-                    scan.map(Grain::Rows(scan.width()), check)?.into_iter().flatten().next()
-                {
-                    return Err(undefined(message));
-                }
-                Ok(Box::new(PerRow { geometry: self.geometry.clone(), width: scan.width() }))
+                let sums = |view: &View<'_>| row_sums(view, scan.width(), &*self.geometry);
+                let parts: Result<Vec<_>, String> =
+                    scan.map(Grain::Rows(scan.width()), sums)?.into_iter().collect();
+                let sums = parts.map_err(undefined)?.into_iter().flatten().reduce(widened);
+                Ok(Box::new(PerRow { geometry: self.geometry.clone(), width: scan.width(), sums }))
             }
         }
     }
@@ -128,13 +123,33 @@ fn rows<'v>(view: &'v View<'_>, width: usize) -> impl Iterator<Item = Vec<&'v [f
     starts.map(move |start| view.vectors.iter().map(|v| &v[start..start + width]).collect())
 }
 
+/// The smallest and the greatest sum of a row's coefficients in a block; none without rows.
+fn row_sums(view: &View<'_>, width: usize, geometry: &dyn Geometry) -> Result<Option<[f64; 2]>, String> {
+    let mut found: Option<[f64; 2]> = None;
+    for row in rows(view, width) {
+        let sum: f64 = geometry.coefficients(&Gramian::of(&row))?.iter().sum();
+        found = Some(widened(found.unwrap_or([sum; 2]), [sum; 2]));
+    }
+    Ok(found)
+}
+
+/// The range around two.
+fn widened(a: [f64; 2], b: [f64; 2]) -> [f64; 2] {
+    [a[0].min(b[0]), a[1].max(b[1])]
+}
+
 #[derive(Debug)]
 struct PerRow {
     geometry: Arc<dyn Geometry>,
     width: usize,
+    sums: Option<[f64; 2]>,
 }
 
 impl Kernel for PerRow {
+    fn row_sums(&self) -> Option<[f64; 2]> {
+        self.sums
+    }
+
     fn grain(&self) -> Grain {
         Grain::Rows(self.width)
     }

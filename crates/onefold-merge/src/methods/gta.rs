@@ -338,6 +338,10 @@ impl Gta {
 }
 
 impl Rule for Gta {
+    fn elects_signs(&self) -> bool {
+        self.consensus != Consensus::None
+    }
+
     fn needs(&self) -> Needs {
         Needs {
             norms: self.weighting.group(),

@@ -123,6 +123,11 @@ pub trait Rule: Send + Sync + Debug {
         None
     }
 
+    /// Whether task vectors against the elected sign are left out: conflicting experts then do not cancel.
+    fn elects_signs(&self) -> bool {
+        false
+    }
+
     /// What must be known of the whole model before a tensor can be prepared.
     fn needs(&self) -> Needs {
         Needs::default()
@@ -189,6 +194,11 @@ pub trait Kernel: Send + Sync + Debug {
 
     /// The coefficient of each operand, where the method has one per tensor: for the report.
     fn coefficients(&self) -> Option<Vec<f64>> {
+        None
+    }
+
+    /// Where each row has coefficients of its own: the smallest and the greatest sum of a row's.
+    fn row_sums(&self) -> Option<[f64; 2]> {
         None
     }
 

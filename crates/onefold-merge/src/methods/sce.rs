@@ -61,6 +61,10 @@ fn build(task: &Task) -> Result<Box<dyn Rule>, String> {
 }
 
 impl Rule for Sce {
+    fn elects_signs(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, scan: &Scan, _: &ModelSurvey) -> Result<Box<dyn Kernel>, MergeError> {
         let (energies, selection) = match self.cut(scan)? {
             None => (scan.map(Grain::Element, |view| energies(view, None))?, Selection::All),

@@ -200,6 +200,7 @@ fn compare(base: Option<&ModelRef>, models: &[ModelRef], library: &Library) -> R
     let mut health = report::of_merge(&plan, &vec![None; plan.tensors.len()], &plan.operands.join(", "));
     health.vectors.pop();
     health.method = None;
+    health.elects_signs = false;
     health.tensors = tensors;
     Ok(health)
 }
@@ -239,6 +240,7 @@ fn look(scan: &Scan, dtype: &str) -> Result<TensorHealth, Failure> {
         inf: per_model(&|s, m| s.inf[m]),
         gramian: sum_in_order(seen.into_iter().map(|s| s.gramian), packed_len(models)),
         coefficients: None,
+        row_sums: None,
     })
 }
 

@@ -21,6 +21,10 @@ pub fn of_merge(plan: &Plan, statistics: &[Option<Statistics>], title: &str) -> 
     Health {
         title: title.to_owned(),
         method: Some(plan.method.name.to_owned()),
+        elects_signs: plan
+            .tensors
+            .iter()
+            .any(|t| matches!(&t.work, Work::Merge(merge) if merge.rule.elects_signs())),
         base,
         experts: plan.operands.clone(),
         vectors,
@@ -79,6 +83,7 @@ fn tensor(plan: &Plan, planned: &Planned, statistics: &Statistics) -> Option<Ten
         nan: Vec::new(),
         inf: Vec::new(),
         coefficients: statistics.coefficients.as_ref().map(spread),
+        row_sums: statistics.row_sums,
     })
 }
 

@@ -16,6 +16,8 @@ pub struct Health {
     pub title: String,
     /// Merge method; absent when nothing was merged.
     pub method: Option<String>,
+    /// Whether the method leaves out task vectors against an elected sign.
+    pub elects_signs: bool,
     /// Name of the base model θ₀.
     pub base: Option<String>,
     /// Names of the experts, in recipe order.
@@ -64,6 +66,8 @@ pub struct TensorHealth {
     pub inf: Vec<u64>,
     /// Effective λ per expert on this tensor, if the method has one.
     pub coefficients: Option<Vec<f64>>,
+    /// Where each row has its own λ: the smallest and the greatest sum over the experts of a row's.
+    pub row_sums: Option<[f64; 2]>,
 }
 
 /// A tensor that was not merged.

@@ -15,6 +15,7 @@ mod fixture;
 mod gather;
 mod health;
 mod html;
+mod licence;
 mod lines;
 mod scale;
 mod show;
@@ -31,6 +32,7 @@ pub use derived::{Block, Coefficient, Derived, Displacement, ExpertFigures, deri
 pub use gather::{count, of_merge};
 pub use health::{CopiedTensor, DtypeCount, Health, TensorHealth, Totals};
 pub use html::to_html;
+pub use licence::licence;
 pub(crate) use show::{counted, elided};
 pub use text::to_text;
 pub use warnings::Warning;

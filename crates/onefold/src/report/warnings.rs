@@ -1,6 +1,6 @@
 //! What a reader should know before trusting a merge: thresholds, and sentences that say what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -42,7 +42,8 @@ pub(crate) fn all(health: &Health, layout: &Layout, derived: &Derived, gramian: 
     found.extend(model_stock_range(health).map(|message| ("model_stock_range", message)));
     if layout.vectors > 0 && !layout.single() {
         let names: Vec<String> = health.experts.iter().map(|name| tidy(name, 60)).collect();
-        let about = zero(&names, layout, derived).into_iter().chain(pairs(&names, layout, derived, gramian));
+        let about =
+            zero(&names, layout, derived).into_iter().chain(pairs(health, &names, layout, derived, gramian));
         found.extend(brief(about.chain(lengths(&names, derived)).collect()));
     }
     found.into_iter().map(|(code, message)| Warning { code, message }).collect()
@@ -96,20 +97,25 @@ fn model_stock_range(health: &Health) -> Option<String> {
     if health.method.as_deref() != Some("model_stock") {
         return None;
     }
-    let steps = health.tensors.iter().filter_map(|tensor| {
-        Some((tensor.coefficients.as_ref()?.iter().sum::<f64>(), tensor)) // t is the sum of N coefficients t/N
+    // t is the sum of N coefficients t/N: of the tensor's, or of the extreme rows'.
+    let steps = health.tensors.iter().flat_map(|tensor| {
+        let whole = tensor.coefficients.as_ref().map(|c| c.iter().sum::<f64>());
+        whole.into_iter().chain(tensor.row_sums.into_iter().flatten()).map(move |t| (t, tensor))
     });
     // Rounding makes a 1 of equal experts slightly more.
     let outside = |t: f64| (-t).max(t - 1.0);
     let mut beyond: Vec<(f64, &TensorHealth)> = steps.filter(|(t, _)| outside(*t) > 1e-6).collect();
     beyond.sort_by(|a, b| outside(b.0).total_cmp(&outside(a.0)));
+    let mut seen = BTreeSet::new();
+    beyond.retain(|(_, tensor)| seen.insert(tensor.name.as_str()));
     let &(t, tensor) = beyond.first()?;
+    let row = if tensor.row_sums.is_some() { "a row of " } else { "" };
     let more = match beyond.len() {
         1 => String::new(),
         all => format!(", the furthest of {}", counted(all as u64, "tensor")),
     };
     Some(format!(
-        "Model Stock takes t = {} in {}{more}, outside of 0 (the base) to 1 (the mean of the experts). The task vectors \
+        "Model Stock takes t = {} in {row}{}{more}, outside of 0 (the base) to 1 (the mean of the experts). The task vectors \
          point against each other there, so that the angle says little; merge experts of the same task, or compare \
          another method.",
         number(t),
@@ -130,6 +136,7 @@ fn zero(names: &[String], layout: &Layout, derived: &Derived) -> Vec<(&'static s
 
 /// Identical pairs one by one; overlapping pairs as one sentence about the worst of them.
 fn pairs(
+    health: &Health,
     names: &[String],
     layout: &Layout,
     derived: &Derived,
@@ -157,9 +164,11 @@ fn pairs(
         };
         let sense =
             if cosine > 0.0 { "share work, and their sum counts it twice" } else { "undo each other's work" };
+        // Whoever elects signs already need not be told to.
+        let compare = if health.elects_signs { "" } else { "a sign-consensus method such as TIES, and " };
         let message = format!(
             "{which} of {} and {} are not independent: cos = {cosine:.2}{among}. They {sense}; \
-             compare a sign-consensus method such as TIES, and smaller coefficients.",
+             compare {compare}smaller coefficients.",
             names[i], names[j]
         );
         ("overlap", message)
@@ -257,6 +266,18 @@ mod tests {
     }
 
     #[test]
+    fn whoever_elects_signs_is_not_told_to() {
+        let mut health = fixture::plain(Some(BASE), &[&[0.0, 1.0, 0.5], &[0.0, 0.0, 1.0]]);
+        let message = |health: &crate::report::Health| derive(health).unwrap().warnings.remove(0).message;
+        assert!(
+            message(&health)
+                .ends_with("compare a sign-consensus method such as TIES, and smaller coefficients.")
+        );
+        health.elects_signs = true;
+        assert!(message(&health).ends_with("counts it twice; compare smaller coefficients."));
+    }
+
+    #[test]
     fn a_wrong_base_does_not_flood_the_page() {
         let deltas: Vec<Vec<f64>> =
             (0..6).map(|t| (0..7).map(|i| if i == t + 1 { 90.0 } else { 0.0 }).collect()).collect();
@@ -305,6 +326,12 @@ mod tests {
         let message = about(&health).unwrap();
         assert!(message.starts_with("Model Stock takes t = -18.00 in model.layers.0."), "{message}");
         assert!(message.contains("the furthest of 2 tensors"), "{message}");
+        // Of rows with an angle each the worst counts, its tensor once.
+        health.tensors[5].row_sums = Some([-20.0, 1.5]);
+        health.tensors[5].coefficients = None;
+        let message = about(&health).unwrap();
+        assert!(message.starts_with("Model Stock takes t = -20.00 in a row of model.layers."), "{message}");
+        assert!(message.contains("the furthest of 3 tensors"), "{message}");
         health.method = Some("task_arithmetic".into());
         assert_eq!(about(&health), None);
     }

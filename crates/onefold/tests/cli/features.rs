@@ -271,15 +271,62 @@ fn a_head_from_an_adapter_is_not_silent() {
     let config = json!({"architectures": ["OldForCausalLM"]});
     write_model(&dir.path().join("base_llama"), &base, &config);
     let ran = merge(dir.path(), recipe, "new", &[]).ok();
-    for part in
-        ["lm_head.weight of base_llama+modules_to_save come", "LlamaForCausalLM", "override_architecture"]
-    {
+    for part in [
+        "adapter of base_llama+modules_to_save adds lm_head.weight",
+        "(OldForCausalLM)",
+        "override_architecture",
+    ] {
         assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
     }
     let stated = "merge_method: passthrough\nmodels: [{model: {model: base_llama, lora: modules_to_save, \
         override_architecture: X}}]\n";
     let ran = merge(dir.path(), stated, "stated", &[]).ok();
     assert!(ran.stderr.contains("num_labels") && !ran.stderr.contains("stays too"), "{}", ran.stderr);
+}
+
+#[test]
+fn advice_suits_the_method() {
+    let dir = temp();
+    let mut random = Random(17);
+    let config = json!({});
+    let base = tiny(&mut random, "", false);
+    let shift = tiny(&mut random, "", false);
+    let along = combine(&base, &shift, |x, y| x + 0.01 * y);
+    // The same direction in most elements, so that the task vectors overlap without being equal.
+    let noise = tiny(&mut random, "", false);
+    let near = combine(&along, &noise, |x, y| x + 0.005 * y);
+    let against = combine(&combine(&base, &shift, |x, y| x - 0.02 * y), &noise, |x, y| x + 0.005 * y);
+    for (name, model) in [("base", &base), ("a", &along), ("b", &near), ("c", &against)] {
+        write_model(&dir.path().join(name), model, &config);
+    }
+    let recipe = |method: &str, second: &str, more: &str| {
+        format!(
+            "merge_method: {method}\nbase_model: base\nparameters: {{{more}}}\nmodels: [{{model: a}}, {{model: {second}}}]\n"
+        )
+    };
+    let advice = |out: &str, recipe: &str| {
+        let ran = merge(dir.path(), recipe, out, &[]).ok();
+        let words = ran.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("are not independent"), "{words}");
+        words.contains("such as TIES")
+    };
+    for (method, more, told) in [
+        ("task_arithmetic", "weight: 1", true),
+        ("ties", "weight: 1", false),
+        ("sce", "", false),
+        ("metagpt", "", true),
+        ("metagpt", "consensus: sum", false),
+    ] {
+        let out = format!("{method}-{told}");
+        assert_eq!(advice(&out, &recipe(method, "b", more)), told, "{method} {more}");
+    }
+    // Model Stock warns of single rows as it does of tensors.
+    for (out, more) in [("tensor", "filter_wise: false"), ("rows", "filter_wise: true")] {
+        let ran = merge(dir.path(), &recipe("model_stock", "c", more), out, &[]).ok();
+        let row = ran.stderr.contains("in a row of ");
+        assert!(ran.stderr.contains("Model Stock takes t = "), "{out}: {}", ran.stderr);
+        assert_eq!(row, out == "rows", "{}", ran.stderr);
+    }
 }
 
 #[test]
@@ -614,6 +661,21 @@ fn metagpt_from_files_is_the_golden() {
             "{name}: {found:?} {expected:?}"
         );
     }
+}
+
+#[test]
+fn licences_are_those_that_the_inputs_state() {
+    let dir = llamas();
+    let card = |name: &str, text: &str| fs::write(dir.path().join(name).join("README.md"), text).unwrap();
+    card("expert1", "---\nlicense: apache-2.0\n---\n# One\n");
+    card("expert2", "# Two\nlicense: of no matter\n");
+    merge(dir.path(), TASK, "out", &[]).ok();
+    let card = fs::read_to_string(dir.path().join("out/README.md")).unwrap();
+    for part in ["* `base` (local): not stated", "* `expert1` (local): `apache-2.0`"] {
+        assert!(card.contains(part), "`{part}` is not in:\n{card}");
+    }
+    // The terms of the result are for its maker to state.
+    assert!(!card.lines().any(|line| line.starts_with("license:")), "{card}");
 }
 
 #[test]

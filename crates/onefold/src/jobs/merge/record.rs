@@ -1,7 +1,9 @@
 //! The files that explain the result: report, card, recipe, and `onefold.json` for machines.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onefold_checkpoint::CheckpointError;
@@ -14,7 +16,7 @@ use super::emr::Streamed;
 use super::identity::fingerprints;
 use crate::cli::{Common, MergeArgs};
 use crate::jobs::memory;
-use crate::models::Library;
+use crate::models::{Library, Model};
 use crate::plan::Plan;
 use crate::progress::Shell;
 use crate::recipe::Recipe;
@@ -125,7 +127,11 @@ impl Run<'_> {
     fn card(&self, streamed: &Streamed) -> CardInfo {
         let source = |label: &String| {
             let model = self.library.all().find(|m| m.label == *label);
-            CardSource { name: label.clone(), local: model.is_none_or(|m| m.local), license: None }
+            CardSource {
+                name: label.clone(),
+                local: model.is_none_or(|m| m.local),
+                license: model.and_then(stated_licence),
+            }
         };
         // One coefficient per model if all tensors agree.
         let mut per_tensor = streamed.statistics.iter().flatten().filter_map(|s| s.coefficients.clone());
@@ -169,4 +175,19 @@ impl Run<'_> {
             "tokens": self.plan.vocabulary.as_ref().map(|b| &b.report),
         })
     }
+}
+
+/// Largest model card that is read; those of the hub are some kilobytes.
+const MAX_CARD: u64 = 1 << 20;
+
+/// The licences that a model and its adapter state about themselves.
+fn stated_licence(model: &Model) -> Option<String> {
+    let card = |dir: &PathBuf| {
+        let mut bytes = Vec::new();
+        File::open(dir.join("README.md")).ok()?.take(MAX_CARD).read_to_end(&mut bytes).ok()?;
+        report::licence(&String::from_utf8_lossy(&bytes))
+    };
+    let mut found: Vec<String> = model.dirs.iter().filter_map(card).collect();
+    found.dedup();
+    (!found.is_empty()).then(|| found.join(", "))
 }
