@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Wanted;
 use super::error::HubError;
@@ -114,8 +115,10 @@ fn symlink(_: &Path, _: &Path) -> std::io::Result<()> {
 
 /// Makes a file under a temporary name and moves it over `path`, so that no reader sees half of it.
 fn replace(path: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), HubError> {
+    // Other processes and other threads of this one may be at the same file.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
+    name.push(format!(".{}-{}.tmp", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
     let temporary = PathBuf::from(name);
     let _ = fs::remove_file(&temporary); // left by a run that was killed; mostly there is none
     make(&temporary).map_err(|error| HubError::io(&temporary, "write", error))?;
