@@ -29,11 +29,13 @@ use std::sync::Arc;
 use onefold_checkpoint::Tensor;
 use onefold_merge::methods::Method;
 use onefold_merge::stream::{Planned, Work};
+use rayon::prelude::*;
 
 use crate::models::{Library, Model};
 use crate::recipe::{ModelRef, Recipe};
 use crate::tokenizer::{Built, OutputFile};
 use inputs::{named_like, quantised};
+use wanted::Wanted;
 
 pub use emr::{EmrPlan, EmrTask};
 pub use finish::tied_groups;
@@ -121,6 +123,9 @@ struct Planner<'r> {
     vocabulary: Option<Arc<Built>>,
 }
 
+/// Tensors that are planned together.
+const PIECE: usize = 1024;
+
 /// What accumulates while tensors are planned.
 #[derive(Default)]
 struct Found {
@@ -138,6 +143,21 @@ struct Found {
 impl Found {
     fn problem(&mut self, tensor: &str, sentence: String) {
         self.problems.entry(sentence).or_insert_with(|| (0, tensor.to_owned())).0 += 1;
+    }
+
+    /// Adds what was found of later tensors.
+    fn absorb(&mut self, later: Self) {
+        for (sentence, (count, first)) in later.problems {
+            self.problems.entry(sentence).or_insert((0, first)).0 += count;
+        }
+        for (who, tensors) in later.missing {
+            self.missing.entry(who).or_default().extend(tensors);
+        }
+        self.copied.extend(later.copied);
+        self.notes.extend(later.notes);
+        self.warnings.extend(later.warnings);
+        self.cropped = later.cropped.or(self.cropped);
+        self.untie |= later.untie;
     }
 }
 
@@ -175,10 +195,16 @@ impl<'r> Planner<'r> {
         let index = |r: &ModelRef| self.references.iter().position(|x| *x == r).unwrap_or(0);
         let sections = sections::sections(self.recipe, self.method, &index)?;
         let wanted = self.wanted(&sections)?;
-        let mut found = Found::default();
-        let mut tensors: Vec<Planned> = Vec::new();
-        for wanted in &wanted {
-            tensors.extend(self.tensor(wanted, &mut found));
+        let planned = |wanted: &[Wanted<'_, '_>]| {
+            let mut found = Found::default();
+            let tensors: Vec<Planned> = wanted.iter().filter_map(|w| self.tensor(w, &mut found)).collect();
+            (tensors, found)
+        };
+        let parts: Vec<(Vec<Planned>, Found)> = wanted.par_chunks(PIECE).map(planned).collect();
+        let (mut tensors, mut found) = (Vec::with_capacity(wanted.len()), Found::default());
+        for (more, later) in parts {
+            tensors.extend(more);
+            found.absorb(later);
         }
         self.check_nothing_dropped(&sections, &mut found);
         if !found.problems.is_empty() {
@@ -188,7 +214,7 @@ impl<'r> Planner<'r> {
             };
             return Err(found.problems.iter().map(sentence).collect());
         }
-        tensors.sort_by(|a, b| names::natural_order(&a.output.name, &b.output.name));
+        tensors.par_sort_by(|a, b| names::natural_order(&a.output.name, &b.output.name));
         self.finish(&sections, tensors, found)
     }
 }

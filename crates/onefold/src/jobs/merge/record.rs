@@ -55,10 +55,9 @@ impl Run<'_> {
         health.command = Some(self.command());
         health.run = self.facts(&output);
         health.run.extend(tasks.iter().map(|t| (format!("λ {}", t.name), format!("{:.4}", t.lambda))));
-        let text = report::to_text(&health).map_err(|e| e.to_string())?;
-        output
-            .add_file("report.html", report::to_html(&health).map_err(|e| e.to_string())?.as_bytes())
-            .map_err(failed)?;
+        let (text, page) = rayon::join(|| report::to_text(&health), || report::to_html(&health));
+        let (text, page) = (text.map_err(|e| e.to_string())?, page.map_err(|e| e.to_string())?);
+        output.add_file("report.html", page.as_bytes()).map_err(failed)?;
         output.add_file("recipe.yaml", self.recipe.text.as_bytes()).map_err(failed)?;
         output.add_file("README.md", report::model_card(&self.card(streamed)).as_bytes()).map_err(failed)?;
         let derived = report::derive(&health).map_err(|e| e.to_string())?;
