@@ -49,11 +49,13 @@ pub fn run(args: &InspectArgs, common: &Common, shell: &Shell) -> Result<(), Fai
         _ => compare(base.as_ref(), &models, &library),
     })?;
     health.warnings.extend(warning);
+    let derived = report::derive(&health).map_err(Failure::job)?;
     if let Some(path) = &args.html {
-        let page = report::to_html(&health).map_err(Failure::job)?;
+        let page = report::to_html(&health, &derived).map_err(Failure::job)?;
         onefold_checkpoint::output::write_file(path, page.as_bytes(), args.force).map_err(Failure::job)?;
     }
-    let text = if shell.json() { report::to_json(&health) } else { report::to_text(&health) };
+    let text =
+        if shell.json() { report::to_json(&health, &derived) } else { report::to_text(&health, &derived) };
     shell.result(&text.map_err(Failure::job)?);
     Ok(())
 }

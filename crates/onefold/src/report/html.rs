@@ -7,7 +7,7 @@
 use minijinja::{AutoEscape, Environment, Value, context};
 
 use super::ReportError;
-use super::derived::{Derived, derive};
+use super::derived::Derived;
 use super::figures;
 use super::health::{Health, Layout};
 use super::show::{bytes, cosine, count, counted, percent, short_names, shortened, tidy};
@@ -20,8 +20,7 @@ pub(super) const NAME: usize = 160;
 const SENTENCE: usize = 2000;
 
 /// The report as one self-contained HTML file; well below 1 MB whatever the model (the recipe, verbatim, apart).
-pub fn to_html(health: &Health) -> Result<String, ReportError> {
-    let derived = derive(health)?;
+pub fn to_html(health: &Health, derived: &Derived) -> Result<String, ReportError> {
     let layout = Layout::of(health)?;
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
@@ -35,8 +34,8 @@ pub fn to_html(health: &Health) -> Result<String, ReportError> {
         style => safe(include_str!("page.css").to_owned()),
         warnings_title => counted(derived.warnings.len() as u64, "warning"),
         warnings,
-        cards => cards(health, &layout, &derived),
-        sections => sections(health, &layout, &derived),
+        cards => cards(health, &layout, derived),
+        sections => sections(health, &layout, derived),
         run => pairs(&health.run),
     })?)
 }
@@ -167,7 +166,12 @@ fn sections(health: &Health, layout: &Layout, derived: &Derived) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::derive;
     use super::*;
+
+    fn html_of(health: &Health) -> Result<String, ReportError> {
+        to_html(health, &derive(health)?)
+    }
     use crate::report::{CopiedTensor, TensorHealth, fixture};
 
     /// Every `<tag` that the page opens, with its attributes.
@@ -193,7 +197,7 @@ mod tests {
         for health in
             [fixture::merge(), fixture::single(), fixture::troubled(), no_base, one, Health::default()]
         {
-            let html = to_html(&health).unwrap();
+            let html = html_of(&health).unwrap();
             balanced(&html);
             assert!(html.starts_with("<!DOCTYPE html>") && html.trim_end().ends_with("</html>"));
         }
@@ -201,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_page_needs_nothing_from_outside() {
-        let html = to_html(&fixture::troubled()).unwrap();
+        let html = html_of(&fixture::troubled()).unwrap();
         for word in ["http://", "https://", "<script", "<link", "<img", "<iframe", "url(", "@import", " on"] {
             let inside = tags(&html).into_iter().any(|tag| format!("<{tag}").contains(word));
             assert!(!inside, "{word}");
@@ -229,7 +233,7 @@ mod tests {
         let mut single = fixture::single();
         single.tensors.iter_mut().for_each(|tensor| tensor.name.insert_str(0, evil));
         for health in [health, single] {
-            let html = to_html(&health).unwrap();
+            let html = html_of(&health).unwrap();
             assert!(!html.contains("<script") && !html.contains("\" onload"), "markup escaped");
             assert!(!html.contains(" 49"), "templates are not evaluated");
             balanced(&html);
@@ -238,7 +242,7 @@ mod tests {
 
     #[test]
     fn recipes_are_verbatim() {
-        let html = to_html(&fixture::merge()).unwrap();
+        let html = html_of(&fixture::merge()).unwrap();
         assert!(
             html.contains("base_model: tiny-org&#x2f;llama-30m\nmodels:")
                 || html.contains("base_model: tiny-org/llama-30m\nmodels:")
@@ -270,7 +274,7 @@ mod tests {
         health.copied = (0..50_000)
             .map(|at| CopiedTensor { name: format!("buffer.{at}"), ..CopiedTensor::default() })
             .collect();
-        let html = to_html(&health).unwrap();
+        let html = html_of(&health).unwrap();
         assert!(html.len() < 1_000_000, "{} bytes", html.len());
         assert!(html.contains("and 49900 more tensors"));
     }

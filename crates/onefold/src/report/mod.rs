@@ -94,15 +94,14 @@ pub enum ReportError {
 /// The stable JSON form: `schema`, every field of [`Health`], and every figure of [`Derived`] under `derived`.
 ///
 /// Numbers that are not finite (a norm over NaN weights) become `null`, as JSON has no word for them.
-pub fn to_json(health: &Health) -> Result<String, ReportError> {
+pub fn to_json(health: &Health, derived: &Derived) -> Result<String, ReportError> {
     #[derive(Serialize)]
     struct Document<'a> {
         schema: &'static str,
         #[serde(flatten)]
         health: &'a Health,
-        derived: Derived,
+        derived: &'a Derived,
     }
-    let derived = derive(health)?;
     Ok(serde_json::to_string(&Document { schema: SCHEMA, health, derived })?)
 }
 
@@ -110,9 +109,13 @@ pub fn to_json(health: &Health) -> Result<String, ReportError> {
 mod tests {
     use super::*;
 
+    fn json_of(health: &Health) -> Result<String, ReportError> {
+        to_json(health, &derive(health)?)
+    }
+
     #[test]
     fn json_holds_facts_and_figures() {
-        let json: serde_json::Value = serde_json::from_str(&to_json(&fixture::merge()).unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json_of(&fixture::merge()).unwrap()).unwrap();
         assert_eq!(json["schema"], SCHEMA);
         assert_eq!(json["experts"].as_array().unwrap().len(), 3);
         assert_eq!(json["tensors"].as_array().unwrap().len(), 50);
@@ -139,7 +142,7 @@ mod tests {
     fn not_a_number_becomes_null() {
         let mut health = fixture::merge();
         health.tensors[0].gramian[0] = f64::NAN;
-        let json: serde_json::Value = serde_json::from_str(&to_json(&health).unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json_of(&health).unwrap()).unwrap();
         assert!(json["derived"]["base_norm"].is_null());
     }
 }

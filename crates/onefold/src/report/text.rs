@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::ReportError;
 use super::blocks::kinds;
 use super::bounds::Bound;
-use super::derived::{Derived, derive};
+use super::derived::Derived;
 use super::health::{Health, Layout};
 use super::lines::{Table, listed, wrapped};
 use super::show::{
@@ -21,8 +21,7 @@ const ROWS: usize = 8;
 const SHARES: usize = 6;
 
 /// The report as aligned plain text; ends with a line break.
-pub fn to_text(health: &Health) -> Result<String, ReportError> {
-    let derived = derive(health)?;
+pub fn to_text(health: &Health, derived: &Derived) -> Result<String, ReportError> {
     let layout = Layout::of(health)?;
     let mut sections = vec![headline(health, &layout)];
     if layout.single() {
@@ -30,13 +29,13 @@ pub fn to_text(health: &Health) -> Result<String, ReportError> {
         sections.push(finite(health).to_owned());
     } else {
         sections.extend([
-            experts(health, &derived),
-            cosines(health, &derived),
-            (facts(&derived) + &copied(health)).trim_start().to_owned(),
-            moved(health, &derived),
+            experts(health, derived),
+            cosines(health, derived),
+            (facts(derived) + &copied(health)).trim_start().to_owned(),
+            moved(health, derived),
         ]);
     }
-    sections.extend([run(health), warnings(&derived)]);
+    sections.extend([run(health), warnings(derived)]);
     sections.retain(|section| !section.is_empty());
     Ok(sections.iter().map(|section| section.trim_end()).collect::<Vec<_>>().join("\n\n") + "\n")
 }
@@ -258,7 +257,12 @@ fn more(all: usize, shown: usize, thing: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::derive;
     use super::*;
+
+    fn text_of(health: &Health) -> Result<String, ReportError> {
+        to_text(health, &derive(health)?)
+    }
     use crate::report::lines::WIDTH;
     use crate::report::show::width;
     use crate::report::{TensorHealth, fixture};
@@ -302,7 +306,7 @@ and 6 more blocks
 
 onefold 0.1.0 · time 4.2 s · peak memory 212 MB · bytes read 239 MB
 ";
-        assert_eq!(to_text(&fixture::merge()).unwrap(), expected);
+        assert_eq!(text_of(&fixture::merge()).unwrap(), expected);
     }
 
     #[test]
@@ -329,12 +333,12 @@ Tied  model.embed_tokens.weight = lm_head.weight
 
 No NaN, no Inf
 ";
-        assert_eq!(to_text(&fixture::single()).unwrap(), expected);
+        assert_eq!(text_of(&fixture::single()).unwrap(), expected);
     }
 
     #[test]
     fn warnings_come_last() {
-        let text = to_text(&fixture::troubled()).unwrap();
+        let text = text_of(&fixture::troubled()).unwrap();
         let tail = "\n\n! `density` has no effect with `merge_method: adamerging`; it was ignored (--lenient).\n\
                     ! Weights that are not finite: 3 NaN and 0 Inf in model.layers.1.mlp.down_proj.weight of\n  \
                     tiny-org/llama-30m-math, and 1 more place. Every figure that includes them is void; find out which\n  \
@@ -359,7 +363,7 @@ No NaN, no Inf
             health.tensors[0].coefficients = Some(vec![-1e300; k]);
             health.run = vec![(long.clone(), long.clone()); 3];
             health.warnings = vec![long.clone(), "x".repeat(500)];
-            let text = to_text(&health).unwrap();
+            let text = text_of(&health).unwrap();
             assert!(!text.contains('\u{1b}'));
             let widest = text.lines().max_by_key(|line| width(line)).unwrap();
             assert!(width(widest) <= WIDTH, "{k}: {} {widest}", width(widest));
@@ -374,7 +378,7 @@ No NaN, no Inf
             [("time", "0.02 s"), ("inputs", "175.58 kB"), ("written", "43.90 kB"), ("peak memory", peak)];
         health.run = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
         health.run.push(("command".to_owned(), "word ".repeat(500)));
-        let text = to_text(&health).unwrap();
+        let text = text_of(&health).unwrap();
         let facts = &text[text.find("time 0.02").unwrap()..];
         assert!(facts.starts_with(&format!(
             "time 0.02 s · inputs 175.58 kB · written 43.90 kB\npeak memory {peak}\n"
@@ -385,7 +389,7 @@ No NaN, no Inf
 
     #[test]
     fn nothing_is_a_multiple_of_no_loss() {
-        let text = to_text(&fixture::plain(Some(&[9.0, 0.0]), &[&[0.0, 0.0], &[0.0, 1.0]])).unwrap();
+        let text = text_of(&fixture::plain(Some(&[9.0, 0.0]), &[&[0.0, 0.0], &[0.0, 1.0]])).unwrap();
         assert!(text.contains("metagpt 0 · uniform 0.1250 · 0.3 0.2450 · 1.0 0\n"), "{text}");
     }
 
@@ -395,7 +399,7 @@ No NaN, no Inf
             .map(|t| (0..12).map(|i| f64::from(u8::from(i == t || (t == 4 && i == 2)))).collect())
             .collect();
         let vectors: Vec<&[f64]> = vectors.iter().map(Vec::as_slice).collect();
-        let text = to_text(&fixture::plain(Some(&[100.0; 12]), &vectors)).unwrap();
+        let text = text_of(&fixture::plain(Some(&[100.0; 12]), &vectors)).unwrap();
         assert!(
             text.contains(
                 "Closest task vectors\n  expert    expert      cos  block mean\n  expert-3  expert-5  0.707"
@@ -407,6 +411,6 @@ No NaN, no Inf
 
     #[test]
     fn nothing_known_is_not_an_error() {
-        assert_eq!(to_text(&Health::default()).unwrap(), "0 parameters · 0 B · 0 tensors\n");
+        assert_eq!(text_of(&Health::default()).unwrap(), "0 parameters · 0 B · 0 tensors\n");
     }
 }

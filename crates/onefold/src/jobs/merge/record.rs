@@ -55,17 +55,18 @@ impl Run<'_> {
         health.command = Some(self.command());
         health.run = self.facts(&output);
         health.run.extend(tasks.iter().map(|t| (format!("λ {}", t.name), format!("{:.4}", t.lambda))));
-        let (text, page) = rayon::join(|| report::to_text(&health), || report::to_html(&health));
+        let derived = report::derive(&health).map_err(|e| e.to_string())?;
+        let (text, page) =
+            rayon::join(|| report::to_text(&health, &derived), || report::to_html(&health, &derived));
         let (text, page) = (text.map_err(|e| e.to_string())?, page.map_err(|e| e.to_string())?);
         output.add_file("report.html", page.as_bytes()).map_err(failed)?;
         output.add_file("recipe.yaml", self.recipe.text.as_bytes()).map_err(failed)?;
         output.add_file("README.md", report::model_card(&self.card(streamed)).as_bytes()).map_err(failed)?;
-        let derived = report::derive(&health).map_err(|e| e.to_string())?;
         let record = serde_json::to_vec_pretty(&self.record(&health, &derived)).map_err(|e| e.to_string())?;
         output.add_file("onefold.json", &record).map_err(failed)?;
         let done = output.commit(self.plan.config.as_deref().map(str::as_bytes)).map_err(failed)?;
         if shell.json() {
-            let json = report::to_json(&health).map_err(|e| e.to_string())?;
+            let json = report::to_json(&health, &derived).map_err(|e| e.to_string())?;
             shell
                 .event("health", &serde_json::value::RawValue::from_string(json).map_err(|e| e.to_string())?);
         }
