@@ -460,7 +460,7 @@ mod tests {
             let (few, many) = (a.min(b).min(values.len()) as u64, a.max(b).min(values.len()) as u64);
             let both = cuts(&[&scan], Grain::Element, &Vectors, &[vec![many, few]]).unwrap().remove(0);
             let mut out = vec![9.0; values.len()];
-            crate::kernels::mix::keep_ranked(&values, 0, both[0], both[1], &mut out);
+            crate::kernels::mix::keep_ranked(&values, 0, both[0], both[1], 1.0, &mut out);
             for (i, v) in values.iter().enumerate() {
                 let kept = both[0].keeps(*v, i as u64) && !both[1].keeps(*v, i as u64);
                 prop_assert_eq!(out[i], if kept { *v } else { 0.0 });

@@ -12,9 +12,21 @@ use crate::scan::{Grain, Scan, View};
 /// The mask of a block, laid out as [`GROUP`] says.
 pub type Marks = Box<[u8]>;
 
-/// Most bytes of masks that are kept at a time, over all tensors in work.
-const BUDGET: usize = 64 << 20;
-static USED: AtomicUsize = AtomicUsize::new(0);
+/// Most bytes of masks that are kept at a time, over all tensors in work, if nothing else is said.
+pub const MOST: u64 = 64 << 20;
+
+/// What is left. Of the whole process, as its memory is.
+static LEFT: AtomicUsize = AtomicUsize::new(MOST as usize);
+
+/// Sets how many bytes of masks may be kept. Not to be called while a merge runs: what it holds would come on top.
+pub fn set_budget(bytes: usize) {
+    LEFT.store(bytes, Ordering::Relaxed);
+}
+
+/// Bytes that a number of masks of a tensor take.
+pub fn bytes_of(scan: &Scan, masks: usize) -> usize {
+    masks.saturating_mul(scan.len().div_ceil(8))
+}
 
 /// The marks of the elements of a block of which any bit is set.
 pub fn marks_of(kept: &[f32]) -> Marks {
@@ -35,7 +47,7 @@ impl Recorder {
     /// For a number of masks of a tensor that is read in this grain; `None` if they do not fit the budget.
     pub fn new(scan: &Scan, grain: Grain, masks: usize) -> Option<Self> {
         let row = if let Grain::Rows(row) = grain { Some(row) } else { None };
-        let share = Arc::new(Share::take(masks.checked_mul(scan.len().div_ceil(8))?)?);
+        let share = Arc::new(Share::take(bytes_of(scan, masks))?);
         Some(Self { share, block: scan.block_len(grain), row })
     }
 
@@ -73,14 +85,14 @@ struct Share(usize);
 
 impl Share {
     fn take(bytes: usize) -> Option<Self> {
-        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= BUDGET);
-        USED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok().map(|_| Self(bytes))
+        let rest = |left: usize| left.checked_sub(bytes);
+        LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).ok().map(|_| Self(bytes))
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        USED.fetch_sub(self.0, Ordering::Relaxed);
+        LEFT.fetch_add(self.0, Ordering::Relaxed);
     }
 }
 
@@ -91,10 +103,11 @@ mod tests {
     /// One test, since the budget is the process's own.
     #[test]
     fn a_share_is_taken_and_given_back() {
-        assert!(Share::take(BUDGET + 1).is_none());
-        let half = Share::take(BUDGET / 2 + 1).expect("it is free");
-        assert!(Share::take(BUDGET / 2 + 1).is_none());
+        let most = MOST as usize;
+        assert!(Share::take(most + 1).is_none());
+        let half = Share::take(most / 2 + 1).expect("it is free");
+        assert!(Share::take(most / 2 + 1).is_none());
         drop(half);
-        assert!(Share::take(BUDGET / 2 + 1).is_some());
+        assert!(Share::take(most / 2 + 1).is_some());
     }
 }

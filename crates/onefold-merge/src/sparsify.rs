@@ -10,9 +10,9 @@ use onefold_runtime::Stream;
 use onefold_runtime::random::threshold;
 
 use crate::MergeError;
-use crate::kernels::add_scaled;
 use crate::kernels::della::{self, Probability};
 use crate::kernels::mix::{add_marked, keep_marked, keep_ranked};
+use crate::kernels::{add_scaled, scale};
 use crate::order::Cut;
 use crate::recording::{Marks, Recorder, Recording, marks_of};
 use crate::scan::{Grain, Scan, View};
@@ -168,11 +168,18 @@ impl Mask {
 
     /// Writes the surviving elements of operand `i` to `out`; 0 elsewhere.
     pub fn apply(&self, view: &View<'_>, i: usize, scratch: &mut Scratch, out: &mut [f32]) {
+        self.apply_scaled(view, i, 1.0, scratch, out);
+    }
+
+    /// Writes `c ·` (the surviving elements of operand `i`) to `out`; 0 elsewhere.
+    pub fn apply_scaled(&self, view: &View<'_>, i: usize, c: f32, scratch: &mut Scratch, out: &mut [f32]) {
         let (x, start) = (&view.vectors[i][..], view.start as u64);
         match self {
             Self::All => out.copy_from_slice(x),
-            Self::Ranked { low, high, .. } => keep_ranked(x, start, *low, *high, out),
-            Self::Random { .. } | Self::Recorded(_) => keep_marked(x, self.marks(view, scratch), out),
+            Self::Ranked { low, high, .. } => return keep_ranked(x, start, *low, *high, c, out),
+            Self::Random { .. } | Self::Recorded(_) => {
+                return keep_marked(x, self.marks(view, scratch), c, out);
+            }
             Self::Della { stream, density, epsilon, row, divide } => {
                 scratch.numbers.resize(x.len(), 0);
                 stream.fill(start, &mut scratch.numbers);
@@ -182,6 +189,9 @@ impl Mask {
                     della::keep_row(x, numbers, p, *divide, &mut scratch.della, out);
                 }
             }
+        }
+        if c != 1.0 {
+            scale(out, c);
         }
     }
 
@@ -247,7 +257,11 @@ pub fn record<T: Send>(
         let (mut scratch, mut kept) = (Scratch::default(), vec![0.0; view.len()]);
         let one = |(i, mask): (usize, &Mask)| {
             mask.apply(view, i, &mut scratch, &mut kept);
-            let marks = recorder.as_ref().filter(|_| costly(mask)).map(|_| marks_of(&kept));
+            let marks = recorder.as_ref().filter(|_| costly(mask)).map(|_| match mask {
+                // Tossed a moment ago.
+                Mask::Random { .. } => scratch.marks.as_slice().into(),
+                _ => marks_of(&kept),
+            });
             (each(i, view, &kept), marks)
         };
         masks.iter().enumerate().map(one).collect::<Vec<_>>()

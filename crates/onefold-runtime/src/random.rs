@@ -95,39 +95,56 @@ fn draw(key: [u32; 2], batch: u64, out: &mut [u32; NUMBERS]) {
     }
 }
 
-/// Tosses whole groups of coins from group number `first` on: the eight draws of a lane are the eight bits of a byte.
+/// Tosses whole groups of coins from group number `first` on.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
 fn toss(key: [u32; 2], threshold: u64, first: u64, marks: &mut [u8]) {
-    let upper = threshold >> 16;
-    for (batch, bytes) in marks.chunks_exact_mut(LANES).enumerate() {
-        let words = philox(key, first + batch as u64, Purpose::Coins);
-        let (mut below, mut ties) = ([0u64; LANES], [0u64; LANES]);
-        for word in 0..4 {
+    // A probability of 1 is above every draw.
+    let upper = u16::try_from(threshold >> 16).unwrap_or(u16::MAX);
+    let always = threshold >> 32 != 0;
+    for (batch, marks) in marks.chunks_exact_mut(LANES).enumerate() {
+        if always {
+            marks.fill(u8::MAX);
+            continue;
+        }
+        let draws = draws(&philox(key, first + batch as u64, Purpose::Coins));
+        let (mut below, mut ties) = ([0u16; LANES], [0u16; LANES]);
+        for bit in 0..8 {
             for lane in 0..LANES {
-                let (a, b) = (words[word][lane] & 0xffff, words[word][lane] >> 16);
-                below[lane] |= u64::from(a < upper) << (2 * word) | u64::from(b < upper) << (2 * word + 1);
-                ties[lane] |= u64::from(a == upper) << (2 * word) | u64::from(b == upper) << (2 * word + 1);
+                let draw = draws[bit * LANES + lane];
+                below[lane] |= if draw < upper { 1 << bit } else { 0 };
+                ties[lane] |= if draw == upper { 1 << bit } else { 0 };
             }
         }
         let mut any = 0;
         for lane in 0..LANES {
-            bytes[lane] = below[lane] as u8;
+            marks[lane] = below[lane] as u8;
             any |= ties[lane];
         }
         if any != 0 {
-            break_ties(key, threshold, first + batch as u64, &ties, bytes);
+            break_ties(key, threshold, first + batch as u64, &ties, marks);
         }
     }
 }
 
+/// The halves of the numbers of a batch, in their order, the lower half first.
+#[inline(always)]
+fn draws(words: &[[u64; LANES]; 4]) -> [u16; GROUP] {
+    let mut numbers = [0u32; NUMBERS];
+    for word in 0..4 {
+        for lane in 0..LANES {
+            numbers[word * LANES + lane] = (words[word][lane] as u32).to_le();
+        }
+    }
+    bytemuck::cast(numbers)
+}
+
 /// Decides the coins whose upper 16 bits equal the threshold's, by a second draw.
 #[cold]
-fn break_ties(key: [u32; 2], threshold: u64, batch: u64, ties: &[u64; LANES], bytes: &mut [u8]) {
-    let words = philox(key, batch, Purpose::Ties);
-    for lane in 0..LANES {
-        for bit in (0..8).filter(|bit| ties[lane] >> bit & 1 == 1) {
-            let draw = words[bit / 2][lane] >> (16 * (bit % 2)) & 0xffff;
-            bytes[lane] |= u8::from(draw < threshold & 0xffff) << bit;
+fn break_ties(key: [u32; 2], threshold: u64, batch: u64, ties: &[u16; LANES], marks: &mut [u8]) {
+    let draws = draws(&philox(key, batch, Purpose::Ties));
+    for (lane, (ties, mark)) in ties.iter().zip(marks).enumerate() {
+        for bit in (0..8).filter(|bit| ties >> bit & 1 == 1) {
+            *mark |= u8::from(u64::from(draws[bit * LANES + lane]) < threshold & 0xffff) << bit;
         }
     }
 }
@@ -210,8 +227,9 @@ mod tests {
 
     /// Coin by coin, from the numbers that a group is made of.
     fn coin(stream: &Stream, threshold: u64, i: u64) -> bool {
-        let (group, lane, bit) = (i / GROUP as u64, (i % LANES as u64) as usize, i as usize % GROUP / LANES);
-        let draw = |purpose| philox(stream.key, group, purpose)[bit / 2][lane] >> (16 * (bit % 2)) & 0xffff;
+        let (group, place) = (i / GROUP as u64, (i % GROUP as u64) as usize);
+        let (word, lane, half) = (place / 2 / LANES, place / 2 % LANES, place % 2);
+        let draw = |purpose| philox(stream.key, group, purpose)[word][lane] >> (16 * half) & 0xffff;
         match draw(Purpose::Coins).cmp(&(threshold >> 16)) {
             std::cmp::Ordering::Less => true,
             std::cmp::Ordering::Equal => draw(Purpose::Ties) < threshold & 0xffff,

@@ -6,35 +6,35 @@ use onefold_runtime::random::GROUP;
 
 use crate::order::Cut;
 
-/// Writes `x` to `out` where it ranks above `low` and not above `high`, 0 elsewhere. `start` is the position of the
+/// Writes `c · x` to `out` where `x` ranks above `low` and not above `high`, 0 elsewhere. `start` is the position of the
 /// block in the sequence that was ranked.
-pub fn keep_ranked(x: &[f32], start: u64, low: Cut, high: Cut, out: &mut [f32]) {
+pub fn keep_ranked(x: &[f32], start: u64, low: Cut, high: Cut, c: f32, out: &mut [f32]) {
     if low.splits_ties_in(start, x.len()) || high.splits_ties_in(start, x.len()) {
         for (i, (o, v)) in out.iter_mut().zip(x).enumerate() {
             let kept = low.keeps(*v, start + i as u64) && !high.keeps(*v, start + i as u64);
-            *o = if kept { *v } else { 0.0 };
+            *o = if kept { c * *v } else { 0.0 };
         }
     } else {
-        keep_between(x, low.first_kept_bits(start), high.first_kept_bits(start), out);
+        keep_between(x, low.first_kept_bits(start), high.first_kept_bits(start), c, out);
     }
 }
 
-/// Writes `x` to `out` where `low ≤ |x| < high` in the order of their bits, 0 elsewhere.
+/// Writes `c · x` to `out` where `low ≤ |x| < high` in the order of their bits, 0 elsewhere.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn keep_between(x: &[f32], low: u32, high: u32, out: &mut [f32]) {
+fn keep_between(x: &[f32], low: u32, high: u32, c: f32, out: &mut [f32]) {
     for (o, v) in out.iter_mut().zip(x) {
         let magnitude = v.to_bits() & 0x7fff_ffff;
-        *o = if magnitude >= low && magnitude < high { *v } else { 0.0 };
+        *o = if magnitude >= low && magnitude < high { c * *v } else { 0.0 };
     }
 }
 
-/// Writes `x` to `out` where its mark is set, 0 elsewhere. The layout of marks is that of [`GROUP`].
+/// Writes `c · x` to `out` where its mark is set, 0 elsewhere. The layout of marks is that of [`GROUP`].
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
-pub fn keep_marked(x: &[f32], marks: &[u8], out: &mut [f32]) {
+pub fn keep_marked(x: &[f32], marks: &[u8], c: f32, out: &mut [f32]) {
     for ((out, x), marks) in out.chunks_mut(GROUP).zip(x.chunks(GROUP)).zip(marks.chunks(LANES)) {
         for (bit, (out, x)) in out.chunks_mut(LANES).zip(x.chunks(LANES)).enumerate() {
             for ((o, v), mark) in out.iter_mut().zip(x).zip(marks) {
-                *o = if mark >> bit & 1 == 1 { *v } else { 0.0 };
+                *o = if mark >> bit & 1 == 1 { c * *v } else { 0.0 };
             }
         }
     }
@@ -158,7 +158,7 @@ mod tests {
         );
         let ones = vec![1.0; 600];
         let (mut kept, mut sum) = (vec![9.0; 600], vec![1.0; 600]);
-        keep_marked(&ones, &marks, &mut kept);
+        keep_marked(&ones, &marks, 1.0, &mut kept);
         add_marked(&mut sum, 2.0, &ones, &marks);
         for ((x, kept), sum) in x.iter().zip(kept).zip(sum) {
             assert_eq!((kept, sum), if *x == 0.0 { (0.0, 1.0) } else { (1.0, 3.0) });

@@ -20,6 +20,7 @@ use crate::kernels::reduce::{dot, l1, sum_in_order};
 use crate::kernels::{add, scale};
 use crate::order::{self, Vectors};
 use crate::params::{Default, Kind, Level, Param};
+use crate::recording;
 use crate::scan::{Grain, Scan, View};
 use crate::sparsify::{self, Mask, Sparsifier, grain_of};
 use crate::task::Task;
@@ -159,7 +160,7 @@ const INT8_MASK: Param = Param {
     level: Level::Global,
     kind: Kind::Flag,
     default: Default::Flag(false),
-    help: "accepted for mergekit's sake; masks take no memory here and results are the same",
+    help: "accepted for mergekit's sake; masks take a bit per element at most here, and results are the same",
 };
 /// Over which elements magnitudes are ranked.
 pub const SCOPE: Param = Param {
@@ -338,6 +339,14 @@ impl Gta {
 }
 
 impl Rule for Gta {
+    fn recorded_bytes(&self, scan: &Scan) -> u64 {
+        let random = |s: &&Sparsifier| matches!(s, Sparsifier::Random { .. } | Sparsifier::Della { .. });
+        match self.rescale {
+            Rescale::L1 => recording::bytes_of(scan, self.sparsifiers.iter().filter(random).count()) as u64,
+            Rescale::None | Rescale::InverseDensity => 0,
+        }
+    }
+
     fn elects_signs(&self) -> bool {
         self.consensus != Consensus::None
     }
@@ -481,12 +490,13 @@ impl Mix {
         a.resize(block.len(), 0.0);
         for (i, row) in rows.iter_mut().enumerate() {
             row.resize(block.len(), 0.0);
-            self.masks[i].apply(block, i, mask, row);
+            let weight = (self.weights[i] * self.factors[i]) as f32;
             if self.consensus == Consensus::Paper {
+                self.masks[i].apply(block, i, mask, row);
                 add(a, row);
-            }
-            scale(row, (self.weights[i] * self.factors[i]) as f32);
-            if self.consensus == Consensus::Weighted {
+                scale(row, weight);
+            } else {
+                self.masks[i].apply_scaled(block, i, weight, mask, row);
                 add(a, row);
             }
         }

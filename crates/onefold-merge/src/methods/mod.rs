@@ -123,6 +123,11 @@ pub trait Rule: Send + Sync + Debug {
         None
     }
 
+    /// Bytes of masks that it would keep between two passes of a tensor, if there is room.
+    fn recorded_bytes(&self, _scan: &Scan) -> u64 {
+        0
+    }
+
     /// Whether task vectors against the elected sign are left out: conflicting experts then do not cancel.
     fn elects_signs(&self) -> bool {
         false

@@ -19,7 +19,7 @@ use crate::kernels::reduce::{dot, sum_in_order};
 use crate::kernels::{add, scale, spread};
 use crate::order::{self, Computed, Cut};
 use crate::params::{Default, Kind, Level, Param};
-use crate::recording::{Marks, Recorder, Recording, marks_of};
+use crate::recording::{self, Marks, Recorder, Recording, marks_of};
 use crate::scan::{Grain, Scan, View};
 use crate::task::Task;
 
@@ -61,6 +61,10 @@ fn build(task: &Task) -> Result<Box<dyn Rule>, String> {
 }
 
 impl Rule for Sce {
+    fn recorded_bytes(&self, scan: &Scan) -> u64 {
+        recording::bytes_of(scan, usize::from(self.select < 1.0)) as u64
+    }
+
     fn elects_signs(&self) -> bool {
         true
     }
@@ -122,7 +126,7 @@ impl Selection {
 fn marks(view: &View<'_>, cut: Cut) -> Marks {
     let (mut variances, mut kept) = (vec![0.0; view.len()], vec![0.0; view.len()]);
     variance(view, &mut variances);
-    keep_ranked(&variances, view.start as u64, cut, Cut::NOTHING, &mut kept);
+    keep_ranked(&variances, view.start as u64, cut, Cut::NOTHING, 1.0, &mut kept);
     marks_of(&kept)
 }
 
@@ -131,7 +135,7 @@ fn energies(view: &View<'_>, marks: Option<&[u8]>) -> Vec<f64> {
     let Some(marks) = marks else { return view.vectors.iter().map(|x| dot(x, x)).collect() };
     let mut kept = vec![0.0; view.len()];
     let one = |x: &Vec<f32>| {
-        keep_marked(x, marks, &mut kept);
+        keep_marked(x, marks, 1.0, &mut kept);
         dot(&kept, &kept)
     };
     view.vectors.iter().map(one).collect()
@@ -171,7 +175,7 @@ impl Kernel for SceKernel {
         for ((row, vector), w) in rows.iter_mut().zip(block.vectors).zip(&weights) {
             row.resize(block.len(), 0.0);
             match marks {
-                Some(marks) => keep_marked(vector, marks, row),
+                Some(marks) => keep_marked(vector, marks, 1.0, row),
                 None => row.copy_from_slice(vector),
             }
             add(a, row);

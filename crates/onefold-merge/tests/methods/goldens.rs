@@ -286,7 +286,7 @@ fn dare(golden: &Value) -> Vec<(Vec<f32>, f64, f64)> {
         let mut marks = vec![0; onefold_runtime::random::GROUP / 8];
         mark(&single(&mask), &mut marks);
         let mut kept = vec![9.0; x.len()];
-        keep_marked(&x, &marks, &mut kept);
+        keep_marked(&x, &marks, 1.0, &mut kept);
         let by_norm = l1(&x) / l1(&kept);
         (kept, 1.0 / density, by_norm)
     };

@@ -1,5 +1,6 @@
 //! How many threads a merge may have, and how much memory it takes at most: known from the plan.
 
+use onefold_merge::recording;
 use onefold_merge::scan::BLOCK;
 use onefold_merge::stream::Work;
 
@@ -11,6 +12,8 @@ use crate::progress::Failure;
 pub(super) struct Budget {
     pub(super) threads: usize,
     pub(super) bytes: u64,
+    /// Of these, what masks may take that are kept between passes.
+    pub(super) masks: u64,
 }
 
 /// The program itself, its tables and stacks.
@@ -39,8 +42,14 @@ impl Budget {
         let tables = plan.tensors.len() as u64 * 2048;
         let total = |threads: usize| FIXED + whole + tables + worker * threads as u64;
         let fits = |threads: &usize| limit.is_none_or(|limit| total(*threads) <= limit);
+        let wanted: u64 = merges().map(|(m, _)| m.rule.recorded_bytes(&m.scan)).sum();
         match (1..=threads).rev().find(fits) {
-            Some(threads) => Ok(Self { threads, bytes: total(threads) }),
+            Some(threads) => {
+                // Masks are only kept to save time: they have what is left.
+                let left = limit.map_or(recording::MOST, |limit| limit - total(threads));
+                let masks = wanted.min(left).min(recording::MOST);
+                Ok(Self { threads, bytes: total(threads) + masks, masks })
+            }
             None => Err(Failure::usage(format!(
                 "--max-memory {}: the merge needs {} even with one thread",
                 show_bytes(limit.unwrap_or(0)),

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::output::{Layout, Opened, Output, check_target};
-use onefold_merge::{METHODS, MergeError, methods};
+use onefold_merge::{METHODS, MergeError, methods, recording};
 
 use super::{dir_of, hub_config, on_pool, tell_hub, threads};
 use crate::cli::{Common, MergeArgs};
@@ -190,6 +190,7 @@ impl Session<'_> {
         merge.plan.notes.iter().for_each(|n| shell.say(n));
         let Opened { output, finished } = self.open(merge)?;
         let (plan, library) = (&merge.plan, &merge.library);
+        recording::set_budget(merge.budget.masks as usize);
         let streamed =
             on_pool(merge.budget.threads, || Ok(emr::run(plan, library, &finished, &output, shell)))?;
         let streamed = match streamed {
