@@ -1,0 +1,48 @@
+//! Splitting work by rows. The pieces depend on the shape alone, so that no result depends on the number of threads.
+
+use rayon::prelude::*;
+
+/// Elements that are worth a task of their own.
+const TASK: usize = 16 * 1024;
+
+/// Rows of one task, for rows of `width` elements.
+pub(crate) fn rows_per_task(width: usize) -> usize {
+    (TASK / width.max(1)).max(1)
+}
+
+/// Calls `each(first row, rows of out)` for all pieces of `out`, a matrix of rows of `width`, in parallel.
+pub(crate) fn for_rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = rows_per_task(width);
+    if out.len() <= rows * width {
+        return each(0, out);
+    }
+    out.par_chunks_mut(rows * width).enumerate().for_each(|(i, out)| each(i * rows, out));
+}
+
+/// Calls `each` for pieces of `rows` rows and adds up its answers in the order of the pieces: the same bits on any number of
+/// threads. `each` adds its part to a zeroed vector of `len`.
+pub(crate) fn sum_rows(
+    rows: usize,
+    width: usize,
+    len: usize,
+    each: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    // Few, large pieces: every one costs a vector.
+    let step = rows_per_task(width).max(rows.div_ceil(32)).max(1);
+    let pieces: Vec<std::ops::Range<usize>> =
+        (0..rows).step_by(step).map(|start| start..(start + step).min(rows)).collect();
+    let parts: Vec<Vec<f32>> = pieces
+        .into_par_iter()
+        .map(|piece| {
+            let mut part = vec![0.0; len];
+            each(piece, &mut part);
+            part
+        })
+        .collect();
+    let mut parts = parts.into_iter();
+    let mut sum = parts.next().unwrap_or_else(|| vec![0.0; len]);
+    for part in parts {
+        sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+    }
+    sum
+}
