@@ -5,6 +5,10 @@
     reason = "the product takes pointers; every access is checked against its slice before"
 )]
 
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
 use crate::Write;
 
 /// A matrix within a slice.
@@ -14,12 +18,19 @@ pub(crate) struct View<'a> {
     shape: Shape,
 }
 
-/// A matrix within a slice, to be written.
+/// A matrix within a slice, to be written. It borrows its elements alone, not what lies between its rows, so that threads
+/// can write different columns of one matrix.
 #[derive(Debug)]
 pub(crate) struct ViewMut<'a> {
-    values: &'a mut [f32],
+    first: *mut f32,
     shape: Shape,
+    elements: PhantomData<&'a mut [f32]>,
 }
+
+// SAFETY: a view is a unique borrow of f32 numbers, as a mutable slice is; shared, it gives access to none of them.
+unsafe impl Send for ViewMut<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for ViewMut<'_> {}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Shape {
@@ -60,7 +71,52 @@ impl<'a> ViewMut<'a> {
         let shape = Shape { rows, columns, row_stride: stride, column_stride: 1 };
         shape.check(values.len());
         assert!(rows <= 1 || columns <= stride, "rows of a destination must not overlap");
-        Self { values, shape }
+        Self { first: values.as_mut_ptr(), shape, elements: PhantomData }
+    }
+
+    /// The same view for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> ViewMut<'_> {
+        ViewMut { first: self.first, shape: self.shape, elements: PhantomData }
+    }
+
+    /// The transposed matrix; no number moves.
+    pub(crate) fn t(self) -> Self {
+        let Shape { rows, columns, row_stride, column_stride } = self.shape;
+        let shape =
+            Shape { rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride };
+        Self { shape, ..self }
+    }
+
+    /// Number of columns.
+    pub(crate) fn columns(&self) -> usize {
+        self.shape.columns
+    }
+
+    /// A row of a matrix that is not transposed.
+    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.shape.rows && self.shape.column_stride == 1, "row {row} of {:?}", self.shape);
+        // SAFETY: the row lies in the slice of which the view was made, and `self` alone may touch it.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.first.add(row * self.shape.row_stride), self.shape.columns)
+        }
+    }
+
+    /// Calls `each(first column, block)` for blocks of at most `width` columns, in parallel.
+    pub(crate) fn for_columns(self, width: usize, each: impl Fn(usize, ViewMut<'_>) + Sync) {
+        let Shape { rows, columns, .. } = self.shape;
+        if rows > 0 {
+            let blocks = columns.div_ceil(width);
+            (0..blocks).into_par_iter().for_each(|i| each(i * width, self.block(i * width, width)));
+        }
+    }
+
+    /// At most `width` columns from `start` on. Whoever calls must not ask for a column twice.
+    fn block(&self, start: usize, width: usize) -> ViewMut<'_> {
+        assert!(self.shape.rows > 0 && start < self.shape.columns);
+        let shape = Shape { columns: width.min(self.shape.columns - start), ..self.shape };
+        // SAFETY: the matrix has a row, and `start` is one of its columns: the pointer stays in the slice.
+        let first = unsafe { self.first.add(start * shape.column_stride) };
+        ViewMut { first, shape, elements: PhantomData }
     }
 }
 
@@ -91,7 +147,7 @@ pub(crate) fn gemm(out: ViewMut<'_>, write: Write, alpha: f32, a: View<'_>, b: V
             m,
             n,
             k,
-            out.values.as_mut_ptr(),
+            out.first,
             out.shape.column_stride as isize,
             out.shape.row_stride as isize,
             write == Write::Add,
@@ -151,6 +207,22 @@ mod tests {
             for threads in 1..=4 {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 assert!(one == pool.install(|| run(Workers::Pool)), "{m}x{n}x{k} on {threads}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_columns_cover_a_matrix_once() {
+        for (rows, columns, stride, width) in [(3, 10, 12, 4), (1, 5, 5, 7), (0, 4, 4, 2), (2, 8, 8, 8)] {
+            let mut values = vec![0.0; rows * stride];
+            ViewMut::new(&mut values, rows, columns, stride).for_columns(width, |start, mut block| {
+                for r in 0..rows {
+                    block.row(r).iter_mut().enumerate().for_each(|(j, v)| *v += (start + j + 1) as f32);
+                }
+            });
+            for (i, v) in values.iter().enumerate() {
+                let column = i % stride;
+                assert_eq!(*v, if column < columns { (column + 1) as f32 } else { 0.0 });
             }
         }
     }

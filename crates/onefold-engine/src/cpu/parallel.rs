@@ -46,3 +46,17 @@ pub(crate) fn sum_rows(
     }
     sum
 }
+
+/// Lends `each` a piece of this thread's own memory, with whatever was left in it. It is kept for the next time, so that
+/// operators allocate only once. `each` must not enter the pool, whose other work may want the same memory.
+pub(crate) fn with_scratch<T>(len: usize, each: impl FnOnce(&mut [f32]) -> T) -> T {
+    std::thread_local! {
+        static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        each(&mut scratch[..len])
+    })
+}
