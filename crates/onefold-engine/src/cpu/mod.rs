@@ -6,3 +6,10 @@
 mod gemm;
 mod math;
 mod parallel;
+mod widen;
+
+//dora
+//embedding
+pub mod linear;
+//lora
+pub mod optimizer;
