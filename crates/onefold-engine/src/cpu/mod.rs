@@ -8,8 +8,7 @@ mod math;
 mod parallel;
 mod widen;
 
-//dora
-//embedding
+pub mod embedding;
 pub mod linear;
-//lora
+pub mod lora;
 pub mod optimizer;
