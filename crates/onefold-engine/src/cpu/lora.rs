@@ -8,7 +8,7 @@
 //! the backward pass tosses them again: no mask is stored. They are not PyTorch's coins.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use multiversion::multiversion;
 use onefold_runtime::Stream;
@@ -86,11 +86,18 @@ pub struct Gradients<'a> {
 
 impl Dims {
     pub(crate) fn check(&self, x: &Buffer, y: &Buffer, factors: &Factors<'_>) {
-        let Self { rows, inputs, outputs, rank } = *self;
-        assert!(inputs > 0 && outputs > 0 && rank > 0, "an adapter of no width: {self:?}");
+        factors.check(self);
+        let Self { rows, inputs, outputs, .. } = *self;
         assert_eq!((x.len(), y.len()), (rows * inputs, rows * outputs), "elements of x and y, {self:?}");
-        assert_eq!(factors.a.len(), rank * inputs, "elements of A, {self:?}");
-        assert_eq!(factors.b.len(), outputs * rank, "elements of B, {self:?}");
+    }
+}
+
+impl Factors<'_> {
+    pub(crate) fn check(&self, dims: &Dims) {
+        let Dims { inputs, outputs, rank, .. } = *dims;
+        assert!(inputs > 0 && outputs > 0 && rank > 0, "an adapter of no width: {dims:?}");
+        assert_eq!(self.a.len(), rank * inputs, "elements of A, {dims:?}");
+        assert_eq!(self.b.len(), outputs * rank, "elements of B, {dims:?}");
     }
 }
 

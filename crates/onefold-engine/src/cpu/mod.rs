@@ -8,6 +8,7 @@ mod math;
 mod parallel;
 mod widen;
 
+pub mod dora;
 pub mod embedding;
 pub mod linear;
 pub mod lora;
