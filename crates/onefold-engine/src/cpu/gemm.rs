@@ -133,6 +133,10 @@ pub(crate) enum Workers {
 ///
 /// # Panics
 /// If the shapes do not fit together.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "a unique borrow, as a mutable slice, which is passed by value too"
+)]
 pub(crate) fn gemm(out: ViewMut<'_>, write: Write, alpha: f32, a: View<'_>, b: View<'_>, workers: Workers) {
     let (m, n, k) = (out.shape.rows, out.shape.columns, a.shape.columns);
     assert_eq!((m, k, n), (a.shape.rows, b.shape.rows, b.shape.columns), "shapes of a product");

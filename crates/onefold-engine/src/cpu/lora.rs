@@ -144,6 +144,7 @@ pub fn backward(
     dims.check(x, dy, factors);
     let Dims { rows, inputs, outputs, rank } = *dims;
     assert_eq!(saved.hidden.len(), rows * rank, "elements saved by the forward pass, {dims:?}");
+    let Gradients { a: da, b: db, write } = gradients;
     let Scratch { dropped: space, dhidden } = scratch;
     dhidden.resize(rows * rank);
     let b = View::new(factors.b.host(), outputs, rank, rank);
@@ -156,9 +157,9 @@ pub fn backward(
         b,
         Workers::Pool,
     );
-    outer(gradients.b, gradients.write, 1.0, (dy, outputs), (&saved.hidden, rank), rows);
+    outer(db, write, 1.0, (dy, outputs), (&saved.hidden, rank), rows);
     let input = dropped(dims, x, dropout, space);
-    outer(gradients.a, gradients.write, 1.0, (dhidden, rank), (input, inputs), rows);
+    outer(da, write, 1.0, (dhidden, rank), (input, inputs), rows);
     if let Some(dx) = dx {
         assert_eq!(dx.len(), rows * inputs, "elements of the gradient of x, {dims:?}");
         let a = Right { weight: factors.a.into(), depth: rank, columns: inputs, transposed: false };

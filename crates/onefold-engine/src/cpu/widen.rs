@@ -59,7 +59,7 @@ fn widen(dtype: HalfDtype, bits: &[u16], out: &mut [f32]) {
 fn widen_inline(dtype: HalfDtype, bits: &[u16], out: &mut [f32]) {
     match dtype {
         HalfDtype::Bf16 => {
-            out.iter_mut().zip(bits).for_each(|(o, b)| *o = f32::from_bits(u32::from(*b) << 16))
+            out.iter_mut().zip(bits).for_each(|(o, b)| *o = f32::from_bits(u32::from(*b) << 16));
         }
         HalfDtype::F16 => out.iter_mut().zip(bits).for_each(|(o, b)| *o = f16_to_f32(*b)),
     }
