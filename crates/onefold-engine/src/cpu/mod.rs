@@ -3,6 +3,9 @@
 //! Matrix products go to [`gemm`]; everything that is bound by memory is fused and split by rows over the current rayon
 //! pool. Kernels are compiled for several instruction sets and chosen at run time.
 
+pub mod activation;
 mod gemm;
 mod math;
 mod parallel;
+#[cfg(test)]
+mod testing;
