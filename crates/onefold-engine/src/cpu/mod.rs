@@ -4,8 +4,13 @@
 //! pool. Kernels are compiled for several instruction sets and chosen at run time.
 
 pub mod activation;
+pub mod dropout;
+pub mod elementwise;
 mod gemm;
+pub mod loss;
 mod math;
 mod parallel;
+pub mod patches;
+pub mod pool;
 #[cfg(test)]
 mod testing;
