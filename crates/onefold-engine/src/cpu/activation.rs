@@ -200,7 +200,7 @@ impl Curve for Gelu {
 }
 
 /// 2·√(2/π) and the factor of x³.
-const TANH_FORM: (f32, f32) = (1.595_769_1, 0.044_715);
+const TANH_FORM: (f32, f32) = (1.595_769, 0.044_715);
 
 impl Curve for GeluTanh {
     #[inline(always)]

@@ -106,7 +106,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 pub(crate) fn tanh(x: f32) -> f32 {
     let s = x * x;
     let p = -5.704_988_7e-3_f32;
-    let p = p * s + 2.063_908_9e-2;
+    let p = p * s + 2.063_909e-2;
     let p = p * s - 5.373_971_6e-2;
     let p = p * s + 1.333_144_2e-1;
     let p = p * s - 3.333_328e-1;
@@ -134,13 +134,13 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
     let t = 1.0 / (1.0 + 0.3 * a);
     let u = t - 0.5;
     let q = 2.810_511_6e-2_f32;
-    let q = q * u - 3.358_405_7e-2;
+    let q = q * u - 3.358_406e-2;
     let q = q * u - 7.680_836e-2;
     let q = q * u + 2.892_647e-2;
     let q = q * u + 2.220_591_2e-1;
     let q = q * u + 3.462_006_8e-1;
     let q = q * u + 3.291_591_6e-1;
-    let q = q * u + 2.219_706_1e-1;
+    let q = q * u + 2.219_706e-1;
     let tail = q * t * bell;
     let far = if x < 0.0 { tail } else { 1.0 - tail };
     (if a < 1.0 { near } else { far }, bell * 0.398_942_3)

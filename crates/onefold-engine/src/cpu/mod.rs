@@ -7,6 +7,8 @@ pub mod activation;
 pub mod dropout;
 pub mod elementwise;
 mod gemm;
+#[cfg(test)]
+mod goldens;
 pub mod loss;
 mod math;
 mod parallel;
