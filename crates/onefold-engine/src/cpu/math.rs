@@ -95,6 +95,48 @@ fn add_up(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// Σ f(xᵢ).
+#[inline(always)]
+pub(crate) fn fold_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let whole = x.len() / LANES * LANES;
+    let mut lanes = [0.0f32; LANES];
+    for x in x[..whole].chunks_exact(LANES) {
+        for i in 0..LANES {
+            lanes[i] += f(x[i]);
+        }
+    }
+    add_up(lanes) + x[whole..].iter().map(|x| f(*x)).sum::<f32>()
+}
+
+/// The sums of both values of f(aᵢ, bᵢ, cᵢ), over slices of one length.
+#[inline(always)]
+pub(crate) fn two_sums(
+    a: &[f32],
+    b: &[f32],
+    c: &[f32],
+    f: impl Fn(f32, f32, f32) -> (f32, f32),
+) -> (f32, f32) {
+    let len = a.len();
+    let (b, c) = (&b[..len], &c[..len]);
+    let whole = len / LANES * LANES;
+    let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for start in (0..whole).step_by(LANES) {
+        let (a, b, c) = (&a[start..start + LANES], &b[start..start + LANES], &c[start..start + LANES]);
+        for i in 0..LANES {
+            let (u, v) = f(a[i], b[i], c[i]);
+            first[i] += u;
+            second[i] += v;
+        }
+    }
+    let (mut u_sum, mut v_sum) = (add_up(first), add_up(second));
+    for i in whole..len {
+        let (u, v) = f(a[i], b[i], c[i]);
+        u_sum += u;
+        v_sum += v;
+    }
+    (u_sum, v_sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,4 +5,9 @@
 
 mod gemm;
 mod math;
+pub mod norm;
 mod parallel;
+#[cfg(test)]
+mod probe;
+pub mod rope;
+mod scratch;
