@@ -11,6 +11,9 @@ use crate::Write;
 use crate::cpu::math;
 use crate::cpu::tiles::Tile;
 
+/// Elements that are computed at once.
+const LANES: usize = 32;
+
 /// Turns the scores of a block's rows to exp(score − largest of the row); writes ln Σ exp(score) and 1 / Σ exp(score − largest) of
 /// each row. What a row does not see becomes 0; a row that sees nothing has −∞ and 0.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
@@ -53,19 +56,26 @@ pub(super) fn gradients(
     let width = block.keys.len();
     let rows = scores.chunks_exact_mut(width).zip(d.chunks_exact_mut(width)).zip(block.queries.clone());
     for ((((s, d), query), log_sum), delta) in rows.zip(log_sums).zip(deltas) {
-        let (s, d) = (seen(s, block, sight, query), seen(d, block, sight, query));
+        // Whole vectors, as far as the row goes: what is too much of them is overwritten below.
+        let keys = sight.of(query);
+        let (start, end) = (keys.start.max(block.keys.start), keys.end.max(block.keys.start));
+        let (start, end) = (start - block.keys.start, end - block.keys.start);
+        let vectors = start / LANES * LANES..end.next_multiple_of(LANES).min(width);
+        let elements = s[vectors.clone()].iter_mut().zip(&mut d[vectors]);
         if let Some(cap) = cap {
-            for (s, d) in s.iter_mut().zip(d) {
+            for (s, d) in elements {
                 let t = tanh(*s / cap);
                 *s = math::exp(cap * t - log_sum);
                 *d = *s * (*d - delta) * (1.0 - t * t);
             }
         } else {
-            for (s, d) in s.iter_mut().zip(d) {
+            for (s, d) in elements {
                 *s = math::exp(*s - log_sum);
                 *d = *s * (*d - delta);
             }
         }
+        seen(s, block, sight, query);
+        seen(d, block, sight, query);
     }
 }
 
@@ -137,9 +147,9 @@ pub(super) fn drop_out(stream: Stream, keep: u64, start: u64, factor: f32, row: 
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn keep_marked(row: &mut [f32], marks: &[u8], factor: f32) {
-    const LANES: usize = GROUP / 8;
-    for (group, marks) in row.chunks_mut(GROUP).zip(marks.chunks_exact(LANES)) {
-        for (bit, lanes) in group.chunks_mut(LANES).enumerate() {
+    const BYTES: usize = GROUP / 8;
+    for (group, marks) in row.chunks_mut(GROUP).zip(marks.chunks_exact(BYTES)) {
+        for (bit, lanes) in group.chunks_mut(BYTES).enumerate() {
             for (x, mark) in lanes.iter_mut().zip(marks) {
                 *x = if mark >> bit & 1 == 1 { *x * factor } else { 0.0 };
             }
