@@ -97,8 +97,8 @@ pub(crate) fn exp_and_sum(x: &mut [f32], shift: f32) -> f32 {
     }
     if !tail.is_empty() {
         let mut last = padded(tail);
-        for i in 0..LANES {
-            last[i] = exp(last[i] - shift);
+        for x in &mut last {
+            *x = exp(*x - shift);
         }
         tail.copy_from_slice(&last[..tail.len()]);
         last[tail.len()..].fill(0.0);

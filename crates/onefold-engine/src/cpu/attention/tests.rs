@@ -278,7 +278,7 @@ fn agrees_with_pytorch() {
         };
         let shape = ["heads", "kv_heads", "head_dim"].map(|key| number(key) as usize);
         let lengths: Vec<(usize, i64, usize)> = (record["segments"].as_array().unwrap().iter())
-            .map(|pair| numbers(pair))
+            .map(numbers)
             .map(|pair| (pair[0] as usize, (pair[1] - pair[0]) as i64, 0))
             .collect();
         let (segments, rows, _) = segments(&lengths);
