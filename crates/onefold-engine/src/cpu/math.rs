@@ -9,7 +9,9 @@ const LANES: usize = 32;
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.336_54, 88.0);
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    // Adding 1.5 · 2²³ rounds to an integer, which then stands in the lowest bits: `as i32` would not vectorise.
+    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
     // ln 2 in two parts, the first with few bits, so that n times it is exact.
     let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
     let p = 1.987_569_2e-4_f32;
@@ -19,7 +21,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let y = p * (r * r) + r + 1.0;
-    f32::from_bits(((n as i32 + 127) << 23) as u32) * y
+    f32::from_bits(shifted.to_bits().wrapping_add(127) << 23) * y
 }
 
 /// Σ aᵢ bᵢ over the shorter length.
@@ -60,7 +62,25 @@ pub(crate) fn max(x: &[f32]) -> f32 {
             lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
         }
     }
-    lanes.iter().chain(&x[whole..]).fold(f32::NEG_INFINITY, |m, v| m.max(*v))
+    for (lane, x) in lanes.iter_mut().zip(padded(&x[whole..])) {
+        *lane = if x > *lane { x } else { *lane };
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Fewer than [`LANES`] elements, and −∞: so that the end of a row is computed in lanes too.
+#[inline(always)]
+fn padded(x: &[f32]) -> [f32; LANES] {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    lanes[..x.len()].copy_from_slice(x);
+    lanes
 }
 
 /// xᵢ ← exp(xᵢ − shift); returns their sum.
@@ -75,12 +95,18 @@ pub(crate) fn exp_and_sum(x: &mut [f32], shift: f32) -> f32 {
             lanes[i] += x[i];
         }
     }
-    let mut rest = 0.0;
-    for x in tail {
-        *x = exp(*x - shift);
-        rest += *x;
+    if !tail.is_empty() {
+        let mut last = padded(tail);
+        for x in &mut last {
+            *x = exp(*x - shift);
+        }
+        tail.copy_from_slice(&last[..tail.len()]);
+        last[tail.len()..].fill(0.0);
+        for i in 0..LANES {
+            lanes[i] += last[i];
+        }
     }
-    add_up(lanes) + rest
+    add_up(lanes)
 }
 
 #[inline(always)]
@@ -166,6 +192,48 @@ pub(crate) fn exp_moments(x: &[f32], shift: f32) -> (f32, f32) {
         first += exp(d) * d;
     }
     (add_up(sums) + sum, add_up(firsts) + first)
+}
+
+/// Σ f(xᵢ).
+#[inline(always)]
+pub(crate) fn fold_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let whole = x.len() / LANES * LANES;
+    let mut lanes = [0.0f32; LANES];
+    for x in x[..whole].chunks_exact(LANES) {
+        for i in 0..LANES {
+            lanes[i] += f(x[i]);
+        }
+    }
+    add_up(lanes) + x[whole..].iter().map(|x| f(*x)).sum::<f32>()
+}
+
+/// The sums of both values of f(aᵢ, bᵢ, cᵢ), over slices of one length.
+#[inline(always)]
+pub(crate) fn two_sums(
+    a: &[f32],
+    b: &[f32],
+    c: &[f32],
+    f: impl Fn(f32, f32, f32) -> (f32, f32),
+) -> (f32, f32) {
+    let len = a.len();
+    let (b, c) = (&b[..len], &c[..len]);
+    let whole = len / LANES * LANES;
+    let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for start in (0..whole).step_by(LANES) {
+        let (a, b, c) = (&a[start..start + LANES], &b[start..start + LANES], &c[start..start + LANES]);
+        for i in 0..LANES {
+            let (u, v) = f(a[i], b[i], c[i]);
+            first[i] += u;
+            second[i] += v;
+        }
+    }
+    let (mut u_sum, mut v_sum) = (add_up(first), add_up(second));
+    for i in whole..len {
+        let (u, v) = f(a[i], b[i], c[i]);
+        u_sum += u;
+        v_sum += v;
+    }
+    (u_sum, v_sum)
 }
 
 #[cfg(test)]
