@@ -19,34 +19,6 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut 
     out.par_chunks_mut(rows * width).enumerate().for_each(|(i, out)| each(i * rows, out));
 }
 
-/// Calls `each` for pieces of `rows` rows and adds up its answers in the order of the pieces: the same bits on any number of
-/// threads. `each` adds its part to a zeroed vector of `len`.
-pub(crate) fn sum_rows(
-    rows: usize,
-    width: usize,
-    len: usize,
-    each: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    // Few, large pieces: every one costs a vector.
-    let step = rows_per_task(width).max(rows.div_ceil(32)).max(1);
-    let pieces: Vec<std::ops::Range<usize>> =
-        (0..rows).step_by(step).map(|start| start..(start + step).min(rows)).collect();
-    let parts: Vec<Vec<f32>> = pieces
-        .into_par_iter()
-        .map(|piece| {
-            let mut part = vec![0.0; len];
-            each(piece, &mut part);
-            part
-        })
-        .collect();
-    let mut parts = parts.into_iter();
-    let mut sum = parts.next().unwrap_or_else(|| vec![0.0; len]);
-    for part in parts {
-        sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
-    }
-    sum
-}
-
 /// Lends `each` a piece of this thread's own memory, with whatever was left in it. It is kept for the next time, so that
 /// operators allocate only once. `each` must not enter the pool, whose other work may want the same memory.
 pub(crate) fn with_scratch<T>(len: usize, each: impl FnOnce(&mut [f32]) -> T) -> T {
