@@ -1,0 +1,78 @@
+//! What the tests of operators share: numbers, comparisons, pools, gradient checks, PyTorch's answers.
+
+use crate::Buffer;
+
+/// Numbers in −1 … 1 that have no pattern.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+pub(crate) fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|v| f64::from(*v)).collect()
+}
+
+/// Fails where an element is off by more than `tolerance` times the larger of 1 and the largest expected number.
+#[track_caller]
+pub(crate) fn assert_close(what: &str, found: &Buffer, expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let size = expected.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+    for (i, (f, e)) in found.to_vec().iter().zip(expected).enumerate() {
+        assert!((f64::from(*f) - e).abs() <= tolerance * size, "{what}[{i}]: {f} instead of {e}");
+    }
+}
+
+/// The answer of `work`, which must be the same bits on pools of 1, 2 and 3 threads.
+pub(crate) fn on_any_pool<T: PartialEq + Send>(work: impl Fn() -> T + Sync) -> T {
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(&work)
+    };
+    let one = run(1);
+    assert!(one == run(2) && one == run(3), "threads show in the result");
+    one
+}
+
+/// Checks that `gradient` is the derivative of `f` at `x`: along a random direction, by central differences in f64.
+#[track_caller]
+pub(crate) fn assert_derivative(
+    what: &str,
+    f: impl Fn(&[f64]) -> f64,
+    x: &[f32],
+    gradient: &Buffer,
+    tolerance: f64,
+) {
+    let direction = wide(&noise(x.len(), 77));
+    let at = |step: f64| {
+        let moved: Vec<f64> = x.iter().zip(&direction).map(|(x, d)| f64::from(*x) + step * d).collect();
+        f(&moved)
+    };
+    let step = 1e-5;
+    let expected = (at(step) - at(-step)) / (2.0 * step);
+    let found: f64 = gradient.to_vec().iter().zip(&direction).map(|(g, d)| f64::from(*g) * d).sum();
+    let size = gradient.to_vec().iter().map(|g| f64::from(*g).abs()).sum::<f64>().max(1.0);
+    assert!((found - expected).abs() <= tolerance * size, "{what}: {found} instead of {expected}");
+}
+
+/// A record of `testdata/engine/attention.json`, which `make_attention.py` wrote.
+pub(crate) fn golden(name: &str) -> serde_json::Value {
+    let text = include_str!("../../../../testdata/engine/attention.json");
+    let all: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert!(!all[name].is_null(), "no golden {name}");
+    all[name].clone()
+}
+
+pub(crate) fn numbers(value: &serde_json::Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+pub(crate) fn buffer(value: &serde_json::Value) -> Buffer {
+    Buffer::from(numbers(value).iter().map(|v| *v as f32).collect::<Vec<f32>>())
+}
