@@ -191,6 +191,15 @@ pub enum CheckpointError {
         /// The output.
         path: PathBuf,
     },
+    /// What stands where the unfinished output would be is not ours to clear.
+    #[error(
+        "{path}: the unfinished output would be here, but this is no unfinished output of onefold; move it away, or choose \
+         another -o", path = path.display()
+    )]
+    PartialIsForeign {
+        /// The place of the unfinished output.
+        path: PathBuf,
+    },
     /// The output would replace something that is read.
     #[error("{path}: the output would overwrite the input {input}; choose another -o", path = path.display(), input = input.display())]
     OutputIsInput {

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use super::journal::JOURNAL;
 use crate::CheckpointError;
 
 /// Refuses a target that exists (unless `force`), that lies around an input, that is no model, or that lies below a file.
@@ -25,6 +26,10 @@ pub fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), C
     if force && !is_replaceable(dir) {
         return Err(CheckpointError::OutputIsNoModel { path: dir.to_owned() });
     }
+    let partial = with_suffix(dir, ".partial");
+    if !is_ours_or_empty(&partial) {
+        return Err(CheckpointError::PartialIsForeign { path: partial });
+    }
     match target.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok()) {
         Some(above) if !above.is_dir() => {
             Err(CheckpointError::io(dir, "create")(std::io::ErrorKind::NotADirectory.into()))
@@ -33,11 +38,31 @@ pub fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), C
     }
 }
 
-/// Whether `--force` may delete what is there: a model directory, an empty one, or nothing. A home directory is neither.
+/// Whether `--force` may delete what is there: an output of ours, a model directory, an empty one, or nothing. A home
+/// directory is none of these, a repository with its history is more.
 fn is_replaceable(dir: &Path) -> bool {
-    let marks = ["onefold.json", "config.json", "model.safetensors", "model.safetensors.index.json"];
-    let empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-    dir.symlink_metadata().is_err() || marks.iter().any(|name| dir.join(name).is_file()) || empty()
+    let has = |name: &str| dir.join(name).is_file();
+    let weights = [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ];
+    let model = has("config.json") && weights.iter().any(|name| has(name));
+    let ours = has("onefold.json") || model;
+    dir.symlink_metadata().is_err() || is_empty(dir) || (ours && !dir.join(".git").exists())
+}
+
+/// Whether an unfinished output may be continued or cleared here: it has our journal, or there is nothing.
+fn is_ours_or_empty(partial: &Path) -> bool {
+    match partial.symlink_metadata() {
+        Err(_) => true,
+        Ok(found) => found.is_dir() && (is_empty(partial) || partial.join(JOURNAL).is_file()),
+    }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// `path` without links, or as near to that as the existing part of it allows.

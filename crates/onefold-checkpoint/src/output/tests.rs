@@ -142,6 +142,8 @@ fn force_deletes_models_only() {
     let force = || Output::create(&home, layout(7), "job", &[], true);
     assert!(matches!(force(), Err(CheckpointError::OutputIsNoModel { .. })));
     super::create(&home.join("config.json")).unwrap();
+    assert!(force().is_err(), "much has a config.json");
+    super::create(&home.join("model.safetensors")).unwrap();
     assert!(force().is_ok());
     assert!(home.join("letters").exists(), "nothing goes before the result is there");
 }
@@ -153,4 +155,35 @@ fn a_job_that_does_not_fit_is_refused_before_it_starts() {
     let error =
         Output::create(&dir.path().join("o"), Layout::new(vec![huge], 1), "j", &[], false).unwrap_err();
     assert!(matches!(error, CheckpointError::NoSpace { .. }), "{error}");
+}
+
+/// What stands at the place of the unfinished output is cleared only if it is one of ours.
+#[test]
+fn a_foreign_partial_directory_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("x");
+    let partial = dir.path().join("x.partial");
+    fs::create_dir(&partial).unwrap();
+    assert!(check_target(&out, &[], false).is_ok(), "an empty one is nobody's");
+    fs::write(partial.join("thesis.txt"), "years").unwrap();
+    let error = check_target(&out, &[], false).unwrap_err();
+    assert!(matches!(error, CheckpointError::PartialIsForeign { .. }), "{error}");
+    fs::remove_dir_all(&partial).unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &partial).unwrap();
+    assert!(check_target(&out, &[], true).is_err(), "a link leads to what is not ours");
+}
+
+#[test]
+fn force_needs_more_than_a_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("x");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("config.json"), "{}").unwrap();
+    assert!(matches!(check_target(&out, &[], true), Err(CheckpointError::OutputIsNoModel { .. })));
+    fs::write(out.join("model.safetensors"), "").unwrap();
+    assert!(check_target(&out, &[], true).is_ok());
+    fs::create_dir(out.join(".git")).unwrap();
+    assert!(check_target(&out, &[], true).is_err(), "a repository has a history");
 }

@@ -1,7 +1,7 @@
 //! Rows of tables by number: token, position and type embeddings, and their gradient.
 //!
-//! Forward: out[t] = Σ over tables of scale · table[ids[t]], in one pass. Backward: dtable[i] = scale · Σ dout[t] over the
-//! t with ids[t] = i. Its order is fixed by sorting the rows by id ([`Groups`]); tasks own columns, so that neither a frequent
+//! Forward: `out[t] = Σ over tables of scale · table[ids[t]]`, in one pass. Backward: `dtable[i] = scale · Σ dout[t]` over the
+//! t with `ids[t] = i`. Its order is fixed by sorting the rows by id ([`Groups`]); tasks own columns, so that neither a frequent
 //! id nor two tasks with the same id matter.
 //!
 //! Ids come from data, so an id that is not in its table is an error, found before anything is written.

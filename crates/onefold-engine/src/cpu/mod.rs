@@ -1,6 +1,6 @@
 //! The operators on the processor, one file per group.
 //!
-//! Matrix products go to [`gemm`]; everything that is bound by memory is fused and split by rows over the current rayon
+//! Matrix products go to the `gemm` crate; everything that is bound by memory is fused and split by rows over the current rayon
 //! pool. Kernels are compiled for several instruction sets and chosen at run time.
 
 pub mod activation;

@@ -1,5 +1,5 @@
-//! The models that a recipe names: where they lie ([`locate`], one after the other, as the network may be needed), and what
-//! their headers say ([`read`], side by side).
+//! The models that a recipe names: where they lie (`locate`, one after the other, as the network may be needed), and what
+//! their headers say (`read`, side by side).
 
 mod locate;
 mod mask_names;

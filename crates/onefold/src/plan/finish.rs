@@ -38,6 +38,13 @@ impl<'r> Planner<'r> {
                     || (tied.is_none() && !self.names[self.donor].keys().any(|n| names::is_head(n)))),
         };
         let config = files::config(donor, &changes, &mut notes).map_err(|e| vec![e])?;
+        if config.is_none() {
+            warnings.push(format!(
+                "model {} has no config.json, so the output has none and transformers does not load it; add one beside \
+                 its weights",
+                donor.label
+            ));
+        }
         self.check_architectures()?;
         let files = files::beside(
             self.recipe,

@@ -107,6 +107,19 @@ pub(super) fn named_like<'m>(donor: &Model, model: &'m Model) -> Cow<'m, BTreeMa
     Cow::Owned(ours.iter().map(|(n, t)| (rename(n), t.clone())).collect())
 }
 
+/// Models that are one although the recipe spells them differently: their weights would be taken for two experts'.
+pub(super) fn same_twice(models: &[&Model]) -> Vec<String> {
+    let real = |model: &Model| -> Vec<_> {
+        model.dirs.iter().map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.clone())).collect()
+    };
+    let same = |a: &Model, b: &Model| a.origin.task == b.origin.task && real(a) == real(b);
+    let pairs = models.iter().enumerate().flat_map(|(i, a)| models[i + 1..].iter().map(move |b| (*a, *b)));
+    let sentence = |(a, b): (&Model, &Model)| {
+        format!("models {} and {} are one directory: spell it in one way, and list it once", a.label, b.label)
+    };
+    pairs.filter(|(a, b)| same(a, b)).map(sentence).collect()
+}
+
 /// Quantised weights are packed integers: averaging their scales, or copying them, would be silently wrong.
 pub(super) fn quantised(model: &Model) -> Option<String> {
     let config = model.config.as_ref()?;

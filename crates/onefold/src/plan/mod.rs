@@ -178,6 +178,7 @@ impl<'r> Planner<'r> {
         let index = |r: &ModelRef| references.iter().position(|x| *x == r).unwrap_or(0);
         let donor = recipe.donor().map_or(0, index);
         let mut problems: Vec<String> = models.iter().filter_map(|m| quantised(m)).collect();
+        problems.extend(inputs::same_twice(&models));
         let vocabulary = match &recipe.tokenizer {
             Some(spec) => vocabulary::build(spec, &models, donor, recipe.base_model.is_some(), &index)
                 .map_err(|e| problems.push(e))

@@ -127,7 +127,9 @@ pub fn derive(health: &Health) -> Result<Derived, ReportError> {
     let groups = blocks::group(&names);
     let parts: Vec<Sums> =
         groups.iter().map(|group| Sums::over(&layout, group.members.iter().map(|&at| counted[at]))).collect();
-    let compared = layout.vectors > 0 && layout.experts > 0;
+    // What was only copied was not looked at.
+    let seen = health.tensors.iter().any(|tensor| !tensor.gramian.is_empty());
+    let compared = layout.vectors > 0 && layout.experts > 0 && seen;
     let experts = if compared { experts(&layout, &whole, &counted) } else { Vec::new() };
     let mut derived = Derived {
         base_norm: (layout.base && compared).then(|| whole.gramian.norm(0)),

@@ -146,7 +146,7 @@ fn pairs(
     let mut overlaps: Vec<(f64, usize, usize)> = Vec::new();
     for i in 0..names.len() {
         for j in i + 1..names.len() {
-            let Some(cosine) = derived.cosine[i][j] else { continue };
+            let Some(cosine) = derived.cosine.get(i).and_then(|row| row[j]) else { continue };
             if identical(layout, derived, gramian, (i, j)) {
                 found.push(("identical_experts", same(&names[i], &names[j])));
             } else if layout.base && cosine.abs() > OVERLAP {

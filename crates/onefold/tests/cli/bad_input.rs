@@ -470,3 +470,13 @@ fn quantised_models_are_refused() {
     let recipe = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: plain}, {model: packed}]\n";
     refused(dir.path(), recipe, &["model packed", "gptq", "dequantise"]);
 }
+
+/// Weights of two spellings would be taken for two experts'.
+#[test]
+fn one_model_in_two_spellings_is_refused() {
+    let dir = llamas();
+    for other in ["./expert1", "expert1/", "base/../expert1"] {
+        let recipe = AVERAGE.replace("model: expert2", &format!("model: {other}"));
+        refused(dir.path(), &recipe, &["expert1", "are one directory"]);
+    }
+}
