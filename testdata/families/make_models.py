@@ -189,14 +189,21 @@ def clip_inputs():
     return dict(input_ids=tokens, attention_mask=mask, pixel_values=pixels, return_loss=True)
 
 
-def gradients(model):
+def stored_names(model, stored):
+    """Names in memory -> names in the file, which for some families differ since version 5: equal bytes tell."""
+    by_bytes = {value.numpy().tobytes(): name for name, value in stored.items()}
+    assert len(by_bytes) == len(stored)
+    return {name: by_bytes[value.detach().numpy().tobytes()] for name, value in model.named_parameters()}
+
+
+def gradients(model, names):
     found = {}
     for name, parameter in sorted(model.named_parameters()):
         if parameter.grad is None:
             continue
         flat = parameter.grad.flatten()
         at = [i * flat.numel() // SAMPLES for i in range(SAMPLES)]
-        found[name] = dict(norm=float(flat.double().norm()), samples=[short(flat[i]) for i in at])
+        found[names[name]] = dict(norm=float(flat.double().norm()), samples=[short(flat[i]) for i in at])
     return found
 
 
@@ -212,7 +219,8 @@ def trace(model, inputs):
     return losses + [short(model(**inputs).loss)]
 
 
-def golden(model, inputs):
+def golden(model, inputs, stored):
+    names = stored_names(model, stored)
     model.zero_grad()
     output = model(**inputs)
     output.loss.backward()
@@ -224,7 +232,7 @@ def golden(model, inputs):
         made["image_embeds"], made["text_embeds"] = short(output.image_embeds), short(output.text_embeds)
     else:
         made["logits"] = short(output.logits)
-    made.update(loss=short(output.loss), gradients=gradients(model))
+    made.update(loss=short(output.loss), gradients=gradients(model, names))
     made.update(adamw=dict(ADAMW, betas=list(ADAMW["betas"])), trace=trace(model, inputs))
     return made
 
@@ -261,7 +269,9 @@ def make(name, model_class, config_class, settings, weights, inputs):
         save_file(again, folder / "model.safetensors", metadata={"format": "pt"})
     reference = tf.AutoConfig.from_pretrained(folder)
     assert reference.to_dict().get("rope_parameters") == config.to_dict().get("rope_parameters"), name
-    write(folder / "golden.json", dict(weights=weights or name, architecture=model_class, **golden(model, inputs)))
+    stored = load_file(HERE / (weights or name) / "model.safetensors")
+    made = golden(model, inputs, stored)
+    write(folder / "golden.json", dict(weights=weights or name, architecture=model_class, **made))
     version_4(folder, written, reference)
 
 
