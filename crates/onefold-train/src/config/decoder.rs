@@ -202,7 +202,14 @@ impl DecoderFamily {
             pad: None,
         };
         let window = Some(4096);
-        let qwen = Defaults { vocab: 151_936, intermediate: 22016, kv_heads: Some(32), positions: 32768, window, ..llama };
+        let qwen = Defaults {
+            vocab: 151_936,
+            intermediate: 22016,
+            kv_heads: Some(32),
+            positions: 32768,
+            window,
+            ..llama
+        };
         let gemma = Defaults {
             vocab: 256_000,
             hidden: 2304,
@@ -336,7 +343,8 @@ fn gemma(fields: &Fields<'_>, config: &mut DecoderConfig) -> Result<(), ConfigEr
 }
 
 fn bias(fields: &Fields<'_>, family: DecoderFamily) -> Result<DecoderBias, ConfigError> {
-    let attention = matches!(family, Llama | Qwen3 | Gemma2 | Gemma3) && fields.flag("attention_bias", false)?;
+    let attention =
+        matches!(family, Llama | Qwen3 | Gemma2 | Gemma3) && fields.flag("attention_bias", false)?;
     if matches!(family, Mistral | Phi3) {
         fields.must_be_false("attention_bias")?;
     }
@@ -374,10 +382,11 @@ fn layers(
         // These classes give every layer the window, whatever `layer_types` says.
         _ => vec![if window.is_some() { LayerKind::Sliding } else { LayerKind::Full }; count],
     };
-    if kinds.contains(&LayerKind::Sliding) && window.is_none() {
+    let slides = kinds.contains(&LayerKind::Sliding);
+    if slides && window.is_none() {
         return Err(fields.missing("sliding_window"));
     }
-    Ok((kinds, window.filter(|_| kinds.contains(&LayerKind::Sliding))))
+    Ok((kinds, window.filter(|_| slides)))
 }
 
 /// The number of layers; bounded, because each takes a place in a list.
@@ -435,7 +444,10 @@ fn gpt2(fields: &Fields<'_>) -> Result<DecoderConfig, ConfigError> {
         gated: false,
         fused: true,
         bias: DecoderBias { qkv: true, output: true, feed_forward: true },
-        attention_scale: AttentionScale { factor, by_layer: fields.flag("scale_attn_by_inverse_layer_idx", false)? },
+        attention_scale: AttentionScale {
+            factor,
+            by_layer: fields.flag("scale_attn_by_inverse_layer_idx", false)?,
+        },
         attention_softcap: None,
         logits_softcap: None,
         embedding_scale: None,

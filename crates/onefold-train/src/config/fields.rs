@@ -99,7 +99,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A positive integer or none.
-    pub(super) fn optional_size(&self, key: &str, default: Option<usize>) -> Result<Option<usize>, ConfigError> {
+    pub(super) fn optional_size(
+        &self,
+        key: &str,
+        default: Option<usize>,
+    ) -> Result<Option<usize>, ConfigError> {
         match self.raw(key) {
             None => Ok(default),
             Some(Value::Null) => Ok(None),
@@ -124,7 +128,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A positive number or none.
-    pub(super) fn optional_positive(&self, key: &str, default: Option<f64>) -> Result<Option<f64>, ConfigError> {
+    pub(super) fn optional_positive(
+        &self,
+        key: &str,
+        default: Option<f64>,
+    ) -> Result<Option<f64>, ConfigError> {
         match self.raw(key) {
             None => Ok(default),
             Some(Value::Null) => Ok(None),

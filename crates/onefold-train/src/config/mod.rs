@@ -20,7 +20,8 @@ use serde_json::{Map, Value};
 use crate::json::read_object;
 pub use activation::Activation;
 pub use decoder::{
-    AttentionScale, DecoderBias, DecoderConfig, DecoderDropout, DecoderFamily, DecoderNorm, LayerKind, Positions,
+    AttentionScale, DecoderBias, DecoderConfig, DecoderDropout, DecoderFamily, DecoderNorm, LayerKind,
+    Positions,
 };
 pub use encoder::{EncoderConfig, EncoderDropout, EncoderFamily};
 pub use error::ConfigError;
@@ -117,13 +118,39 @@ impl ModelConfig {
 
 /// Keys that describe training, generation, provenance, or what a loader does with memory.
 const WITHOUT_EFFECT: [&str; 33] = [
-    "_name_or_path", "_sliding_window_pattern", "attn_implementation", "bos_token_id", "cache_implementation",
-    "chunk_size_feed_forward", "encoder_stride", "eos_token_id", "finetuning_task", "gradient_checkpointing",
-    "initializer_factor", "initializer_range", "is_encoder_decoder", "label2id", "model_max_length", "n_ctx",
-    "output_attentions", "output_hidden_states", "pooler_act", "pooler_output_size", "pretraining_tp", "qa_dropout",
-    "return_dict", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
-    "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class", "torchscript",
-    "transformers_version", "use_cache",
+    "_name_or_path",
+    "_sliding_window_pattern",
+    "attn_implementation",
+    "bos_token_id",
+    "cache_implementation",
+    "chunk_size_feed_forward",
+    "encoder_stride",
+    "eos_token_id",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "initializer_factor",
+    "initializer_range",
+    "is_encoder_decoder",
+    "label2id",
+    "model_max_length",
+    "n_ctx",
+    "output_attentions",
+    "output_hidden_states",
+    "pooler_act",
+    "pooler_output_size",
+    "pretraining_tp",
+    "qa_dropout",
+    "return_dict",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "task_specific_params",
+    "tokenizer_class",
+    "torchscript",
+    "transformers_version",
+    "use_cache",
 ];
 
 /// Reads what all configurations have, last of all, so that the rest is unread.
@@ -136,7 +163,9 @@ fn common(fields: &Fields<'_>, language: bool) -> Result<Common, ConfigError> {
     let architecture = fields.get("architectures").and_then(|names| names.get(0)).and_then(Value::as_str);
     let count = if labels.is_empty() { count } else { labels.len() };
     let head = match architecture {
-        Some(name) if name.ends_with("ForSequenceClassification") || name.ends_with("ForImageClassification") => {
+        Some(name)
+            if name.ends_with("ForSequenceClassification") || name.ends_with("ForImageClassification") =>
+        {
             Head::Classes(count)
         }
         Some(name) if name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel") => Head::Language,
@@ -146,8 +175,14 @@ fn common(fields: &Fields<'_>, language: bool) -> Result<Common, ConfigError> {
     let problem_type = fields.text("problem_type")?.map(str::to_owned);
     let dtype = dtype(fields)?;
     let model_type = fields.text("model_type")?.unwrap_or_default().to_owned();
-    let unread = fields.unread().filter(|key| !WITHOUT_EFFECT.contains(&key.as_str())).collect();
+    let unread = unread(fields);
     Ok(Common { model_type, head, labels, problem_type, dtype, unread })
+}
+
+/// Keys that nobody asked for and that may have an effect.
+fn unread(fields: &Fields<'_>) -> Vec<String> {
+    let may_matter = |key: &String| !WITHOUT_EFFECT.contains(&key.rsplit('.').next().unwrap_or(key));
+    fields.unread().filter(may_matter).collect()
 }
 
 /// The type the weights were saved in: `dtype` (version 5) wins over `torch_dtype`.
@@ -171,7 +206,8 @@ fn labels(fields: &Fields<'_>) -> Result<Vec<String>, ConfigError> {
     let Some(found) = fields.get("id2label") else { return Ok(Vec::new()) };
     let wrong = || fields.wrong("id2label", "an object from \"0\", \"1\", … to names", found);
     let map = found.as_object().ok_or_else(wrong)?;
-    let name = |id: usize| map.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned).ok_or_else(wrong);
+    let name =
+        |id: usize| map.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned).ok_or_else(wrong);
     (0..map.len()).map(name).collect()
 }
 
@@ -180,7 +216,8 @@ fn divided(fields: &Fields<'_>, whole: (&str, usize), parts: (&str, usize)) -> R
     if whole.1 % parts.1 == 0 {
         return Ok(whole.1 / parts.1);
     }
-    Err(fields.contradiction(format!("`{}` {} is not a multiple of `{}` {}", whole.0, whole.1, parts.0, parts.1)))
+    Err(fields
+        .contradiction(format!("`{}` {} is not a multiple of `{}` {}", whole.0, whole.1, parts.0, parts.1)))
 }
 
 #[cfg(test)]

@@ -114,9 +114,8 @@ pub(super) fn read(fields: &Fields<'_>, defaults: &RopeDefaults) -> Result<(Rope
     let local_theta = fields.positive_if_there("rope_local_base_freq")?.or(defaults.local_theta);
     let partial = fields.positive_if_there("partial_rotary_factor")?;
     let one = |part: Option<&Fields<'_>>, theta| rope(fields, part, theta, partial, defaults);
-    let nested = |part: &Fields<'_>| Ok((part.object("full_attention")?, part.object("sliding_attention")?));
     let (full, sliding) = match &new {
-        Some(new) => nested(new)?,
+        Some(new) => (new.object("full_attention")?, new.object("sliding_attention")?),
         None => (None, None),
     };
     if full.is_some() || sliding.is_some() {
@@ -140,9 +139,10 @@ fn rope(
 ) -> Result<Rope, ConfigError> {
     let (theta, partial) = match part {
         None => (theta, partial),
-        Some(part) => {
-            (part.positive("rope_theta", theta)?, part.positive_if_there("partial_rotary_factor")?.or(partial))
-        }
+        Some(part) => (
+            part.positive("rope_theta", theta)?,
+            part.positive_if_there("partial_rotary_factor")?.or(partial),
+        ),
     };
     let partial = partial.unwrap_or(1.0);
     let rotary_dim = (defaults.head_dim as f64 * partial) as usize;
@@ -160,7 +160,15 @@ fn rope(
     Ok(Rope { theta, rotary_dim, scaling })
 }
 
-fn scaling(part: &Fields<'_>, rotary_dim: usize, defaults: &RopeDefaults) -> Result<RopeScaling, ConfigError> {
+fn scaling(
+    part: &Fields<'_>,
+    rotary_dim: usize,
+    defaults: &RopeDefaults,
+) -> Result<RopeScaling, ConfigError> {
+    // Some files keep keys of other types, or notes.
+    for key in ["original_max_position_embeddings", "finetuned"] {
+        part.get(key);
+    }
     let old = part.text("type")?;
     let name = part.text("rope_type")?.or(old).unwrap_or("default");
     let factor = || part.positive_if_there("factor")?.ok_or_else(|| part.missing("factor"));
@@ -168,9 +176,9 @@ fn scaling(part: &Fields<'_>, rotary_dim: usize, defaults: &RopeDefaults) -> Res
         let inside = part.size_if_there("original_max_position_embeddings")?;
         Ok::<_, ConfigError>(defaults.original.or(inside).unwrap_or(defaults.positions))
     };
-    Ok(match name {
+    let scaling = match name {
         "default" => {
-            part.size_if_there("original_max_position_embeddings")?;
+            part.get("factor"); // which gemma3's class leaves behind
             RopeScaling::None
         }
         "su" | "longrope" => longrope(part, rotary_dim, original()?, defaults)?,
@@ -183,13 +191,26 @@ fn scaling(part: &Fields<'_>, rotary_dim: usize, defaults: &RopeDefaults) -> Res
             let key = if part.get("rope_type").is_some() { "rope_type" } else { "type" };
             return Err(part.unsupported(key, &Value::from(other), TYPES));
         }
-    })
+    };
+    match part.unread().next() {
+        None => Ok(scaling),
+        Some(key) => Err(config_key(part, &key, name)),
+    }
+}
+
+/// A key that this type of rope does not have: it might change the result.
+fn config_key(part: &Fields<'_>, key: &str, name: &str) -> ConfigError {
+    part.contradiction(format!(
+        "key `{key}`: not a setting of rope type {name:?}; remove it if it has no effect"
+    ))
 }
 
 fn yarn(part: &Fields<'_>, factor: f64, original: usize) -> Result<RopeScaling, ConfigError> {
     let (beta_fast, beta_slow) = (part.positive("beta_fast", 32.0)?, part.positive("beta_slow", 1.0)?);
     if beta_fast < beta_slow {
-        return Err(part.contradiction(format!("rope: `beta_fast` {beta_fast} is below `beta_slow` {beta_slow}")));
+        return Err(
+            part.contradiction(format!("rope: `beta_fast` {beta_fast} is below `beta_slow` {beta_slow}"))
+        );
     }
     Ok(RopeScaling::Yarn {
         factor,
@@ -222,16 +243,24 @@ fn longrope(
     let usual = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
     let attention_factor = part.positive("attention_factor", usual)?;
     if !attention_factor.is_finite() {
-        return Err(part.contradiction(format!("rope: longrope with {original} original positions has no scale")));
+        return Err(
+            part.contradiction(format!("rope: longrope with {original} original positions has no scale"))
+        );
     }
-    Ok(RopeScaling::LongRope { short: list("short_factor")?, long: list("long_factor")?, original, attention_factor })
+    Ok(RopeScaling::LongRope {
+        short: list("short_factor")?,
+        long: list("long_factor")?,
+        original,
+        attention_factor,
+    })
 }
 
 fn llama3(part: &Fields<'_>, factor: f64, original: usize) -> Result<RopeScaling, ConfigError> {
     let bound = |key: &str| part.positive_if_there(key)?.ok_or_else(|| part.missing(key));
     let (low, high) = (bound("low_freq_factor")?, bound("high_freq_factor")?);
     if low >= high {
-        return Err(part.contradiction(format!("rope: `low_freq_factor` {low} is not below `high_freq_factor` {high}")));
+        return Err(part
+            .contradiction(format!("rope: `low_freq_factor` {low} is not below `high_freq_factor` {high}")));
     }
     Ok(RopeScaling::Llama3 { factor, low, high, original })
 }

@@ -97,7 +97,9 @@ fn variants_say_what_they_are() {
     assert_eq!(rope(&open("phi3_partial")).0.rotary_dim, 4);
     assert_eq!(open("gpt2_unscaled").attention_scale, AttentionScale { factor: 1.0, by_layer: true });
     assert_eq!(open("llama_classify").common.head, Head::Classes(3));
-    let RopeScaling::LongRope { original, attention_factor, .. } = rope(&open("phi3_longrope_short")).0.scaling else {
+    let RopeScaling::LongRope { original, attention_factor, .. } =
+        rope(&open("phi3_longrope_short")).0.scaling
+    else {
         panic!()
     };
     assert_eq!(original, 64);
@@ -106,7 +108,9 @@ fn variants_say_what_they_are() {
 
 #[test]
 fn old_names_of_rope() {
-    let old = decoder(json!({"model_type": "llama", "rope_theta": 5.0, "rope_scaling": {"type": "linear", "factor": 2}}));
+    let old = decoder(
+        json!({"model_type": "llama", "rope_theta": 5.0, "rope_scaling": {"type": "linear", "factor": 2}}),
+    );
     assert_eq!((rope(&old).0.theta, rope(&old).0.scaling), (5.0, RopeScaling::Linear { factor: 2.0 }));
     let factors = vec![1.0; 48];
     let su = decoder(json!({"model_type": "phi3", "max_position_embeddings": 131_072,
@@ -121,35 +125,66 @@ fn what_is_not_understood_is_refused() {
         assert!(error.starts_with("config.json: ") && error.contains(message), "{error}");
     };
     refused(json!({}), "key `model_type` is missing");
-    refused(json!({"model_type": "mamba"}), "key `model_type`: \"mamba\" is not supported; supported: llama, mistral");
+    refused(
+        json!({"model_type": "mamba"}),
+        "key `model_type`: \"mamba\" is not supported; supported: llama, mistral",
+    );
     let llama = |key: &str, value: Value| {
         let mut keys = json!({"model_type": "llama"});
         keys[key] = value;
         keys
     };
-    refused(llama("hidden_act", json!("xielu")), "key `hidden_act`: \"xielu\" is not supported; supported: silu");
+    refused(
+        llama("hidden_act", json!("xielu")),
+        "key `hidden_act`: \"xielu\" is not supported; supported: silu",
+    );
     refused(llama("quantization_config", json!({"bits": 4})), "not quantised");
-    refused(llama("hidden_size", json!(-1)), "key `hidden_size`: expected a positive integer below 2^31, found -1");
+    refused(
+        llama("hidden_size", json!(-1)),
+        "key `hidden_size`: expected a positive integer below 2^31, found -1",
+    );
     refused(llama("hidden_size", json!(1u64 << 40)), "positive integer below 2^31");
     refused(llama("num_hidden_layers", json!(2_000_000_000)), "at most 10000");
     refused(llama("num_key_value_heads", json!(5)), "`num_attention_heads` 32 is not a multiple of");
-    refused(llama("hidden_size", json!(33)), "`hidden_size` 33 is not a multiple of `num_attention_heads` 32");
+    refused(
+        llama("hidden_size", json!(33)),
+        "`hidden_size` 33 is not a multiple of `num_attention_heads` 32",
+    );
     refused(llama("rms_norm_eps", json!("x")), "key `rms_norm_eps`: expected a positive number");
     refused(llama("attention_dropout", json!(1)), "a probability in [0, 1)");
     refused(llama("tie_word_embeddings", json!(1)), "true or false");
     refused(llama("dtype", json!("int8")), "key `dtype`");
     refused(llama("id2label", json!({"1": "a"})), "key `id2label`");
-    refused(llama("rope_scaling", json!({"type": "mrope"})), "key `rope_scaling.type`: \"mrope\" is not supported");
-    refused(llama("rope_parameters", json!({"rope_type": "linear"})), "key `rope_parameters.factor` is missing");
-    refused(llama("rope_parameters", json!({"rope_type": "longrope", "short_factor": [1], "long_factor": [1]})), "64 numbers");
     refused(
-        llama("rope_parameters", json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4})),
+        llama("rope_scaling", json!({"type": "mrope"})),
+        "key `rope_scaling.type`: \"mrope\" is not supported",
+    );
+    refused(
+        llama("rope_parameters", json!({"rope_type": "linear"})),
+        "key `rope_parameters.factor` is missing",
+    );
+    refused(
+        llama("rope_parameters", json!({"rope_type": "longrope", "short_factor": [1], "long_factor": [1]})),
+        "64 numbers",
+    );
+    refused(
+        llama(
+            "rope_parameters",
+            json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}),
+        ),
         "is not below",
+    );
+    refused(
+        llama("rope_parameters", json!({"short_mscale": 1})),
+        "key `rope_parameters.short_mscale`: not a setting of",
     );
     refused(llama("rope_parameters", json!({"partial_rotary_factor": 1.5})), "rotate 192 dimensions");
     refused(json!({"model_type": "qwen2", "layer_types": ["full_attention"]}), "32 layer types");
     refused(json!({"model_type": "gemma2", "sliding_window": null}), "key `sliding_window` is missing");
-    refused(json!({"model_type": "gemma3_text", "use_bidirectional_attention": true}), "use_bidirectional_attention");
+    refused(
+        json!({"model_type": "gemma3_text", "use_bidirectional_attention": true}),
+        "use_bidirectional_attention",
+    );
     refused(json!({"model_type": "bert", "is_decoder": true}), "key `is_decoder`: true is not supported");
     refused(json!({"model_type": "bert", "position_embedding_type": "relative_key"}), "absolute");
     refused(json!({"model_type": "vit", "patch_size": 300}), "exceeds `image_size`");

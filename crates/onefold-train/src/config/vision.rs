@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::{Activation, Common, ConfigError, common, divided};
+use super::{Activation, Common, ConfigError, common, divided, unread};
 
 /// Families of vision models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,9 @@ pub(super) fn read(fields: &Fields<'_>, family: VisionFamily) -> Result<VisionCo
     let image_size = pair(fields, "image_size", 224)?;
     let patch_size = pair(fields, "patch_size", if clip { 32 } else { 16 })?;
     if patch_size.0 > image_size.0 || patch_size.1 > image_size.1 {
-        return Err(fields.contradiction(format!("`patch_size` {patch_size:?} exceeds `image_size` {image_size:?}")));
+        return Err(
+            fields.contradiction(format!("`patch_size` {patch_size:?} exceeds `image_size` {image_size:?}"))
+        );
     }
     if clip {
         fields.size("projection_dim", 512)?;
@@ -146,19 +148,27 @@ pub(super) fn read_clip(fields: &Fields<'_>) -> Result<ClipConfig, ConfigError> 
         fields.get(key); // what the first files had besides; the same values
     }
     let empty = serde_json::Map::new();
-    let part = |key: &str| Ok::<_, ConfigError>(fields.object(key)?.unwrap_or(Fields::new(fields.path, key, &empty)));
+    let part = |key: &str| {
+        Ok::<_, ConfigError>(fields.object(key)?.unwrap_or(Fields::new(fields.path, key, &empty)))
+    };
     let vision = read(&part("vision_config")?, VisionFamily::Clip)?;
-    let text = text(&part("text_config")?)?;
+    let text_fields = part("text_config")?;
+    let text = text(&text_fields)?;
     let projection_dim = fields.size("projection_dim", 512)?;
     fields.number_if_there("logit_scale_init_value")?;
     let mut common = common(fields, false)?;
     common.unread.extend(vision.common.unread.iter().cloned());
+    common.unread.extend(unread(&text_fields));
     Ok(ClipConfig { text, vision, projection_dim, common })
 }
 
 fn text(fields: &Fields<'_>) -> Result<ClipTextConfig, ConfigError> {
     let hidden_size = fields.size("hidden_size", 512)?;
     let heads = fields.size("num_attention_heads", 8)?;
+    fields.size("projection_dim", 512)?; // clip's own counts
+    for key in ["bos_token_id", "pad_token_id", "dtype", "torch_dtype", "model_type"] {
+        fields.get(key);
+    }
     divided(fields, ("hidden_size", hidden_size), ("num_attention_heads", heads))?;
     Ok(ClipTextConfig {
         vocab_size: fields.size("vocab_size", 49408)?,

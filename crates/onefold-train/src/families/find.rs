@@ -36,7 +36,11 @@ pub struct Found {
 }
 
 /// The tensors of `config` among `stored`, which were read from `dir`.
-pub fn find(config: &ModelConfig, stored: &BTreeMap<String, Tensor>, dir: &Path) -> Result<Found, FamilyError> {
+pub fn find(
+    config: &ModelConfig,
+    stored: &BTreeMap<String, Tensor>,
+    dir: &Path,
+) -> Result<Found, FamilyError> {
     let prefix = base_prefix(config);
     let mut found = Vec::new();
     let mut problems = Vec::new();

@@ -31,9 +31,11 @@ fn variants() -> Vec<(String, ModelConfig, Checkpoint)> {
 #[test]
 fn every_tensor_has_its_place() {
     for (name, config, checkpoint) in variants() {
-        let found = find(&config, checkpoint.tensors(), checkpoint.dir()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let found =
+            find(&config, checkpoint.tensors(), checkpoint.dir()).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(found.unused, Vec::<String>::new(), "{name}");
-        let roles: BTreeSet<_> = found.tensors.iter().map(|(s, _)| (s.half, s.layer, s.role, s.part)).collect();
+        let roles: BTreeSet<_> =
+            found.tensors.iter().map(|(s, _)| (s.half, s.layer, s.role, s.part)).collect();
         assert_eq!(roles.len(), found.tensors.len(), "{name}: two tensors of one role");
     }
 }
@@ -58,7 +60,9 @@ fn names_of_base_models_and_old_files() {
         .into_iter()
         .map(|(name, tensor)| {
             let name = name.trim_start_matches("bert.").to_owned();
-            let name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+            let name = name
+                .replace("LayerNorm.weight", "LayerNorm.gamma")
+                .replace("LayerNorm.bias", "LayerNorm.beta");
             (name, tensor)
         })
         .collect();
@@ -72,7 +76,10 @@ fn all_problems_are_reported_together() {
     let (_, config, checkpoint) = variants().into_iter().find(|(name, ..)| name == "llama_gqa").unwrap();
     let mut stored = checkpoint.tensors().clone();
     stored.remove("model.norm.weight");
-    stored.insert("model.layers.1.self_attn.k_proj.weight".to_owned(), stored["model.embed_tokens.weight"].clone());
+    stored.insert(
+        "model.layers.1.self_attn.k_proj.weight".to_owned(),
+        stored["model.embed_tokens.weight"].clone(),
+    );
     let error = find(&config, &stored, checkpoint.dir()).unwrap_err().to_string();
     assert!(error.contains("2 tensors are not as config.json says"), "{error}");
     assert!(error.contains("`model.norm.weight` of shape [32] is missing"), "{error}");

@@ -21,7 +21,13 @@ pub(super) fn clip(config: &ClipConfig) -> Vec<TensorSpec> {
     list.half = Half::Vision;
     clip_vision(&mut list, &config.vision);
     list.under("");
-    list.linear(Role::Projection, "visual_projection", config.projection_dim, config.vision.hidden_size, false);
+    list.linear(
+        Role::Projection,
+        "visual_projection",
+        config.projection_dim,
+        config.vision.hidden_size,
+        false,
+    );
     list.half = Half::Whole;
     list.bare(Role::LogitScale, Part::Weight, "logit_scale", &[]);
     list.specs
@@ -38,7 +44,12 @@ fn vit(list: &mut List, config: &VisionConfig) {
     list.bare(Role::ClassEmbedding, Part::Weight, "cls_token", &[1, 1, width]);
     list.weight(Role::PatchEmbedding, "patch_embeddings.projection", &patches(config));
     list.bare(Role::PatchEmbedding, Part::Bias, "patch_embeddings.projection.bias", &[width]);
-    list.bare(Role::PositionEmbedding, Part::Weight, "position_embeddings", &[1, config.patches() + 1, width]);
+    list.bare(
+        Role::PositionEmbedding,
+        Part::Weight,
+        "position_embeddings",
+        &[1, config.patches() + 1, width],
+    );
     for layer in 0..config.layers {
         list.in_layer(format!("vit.encoder.layer.{layer}."), layer);
         list.layer_norm(Role::AttentionNorm, "layernorm_before", width);

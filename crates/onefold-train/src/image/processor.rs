@@ -147,7 +147,8 @@ impl Size {
 /// The middle of an image; what lies outside of it is black. Of an odd rest the smaller half is cut above and left, and
 /// the larger half is added there.
 fn crop(levels: &[u8], (height, width): (usize, usize), (new_height, new_width): (usize, usize)) -> Vec<u8> {
-    let offset = |old: usize, new: usize| if old >= new { (0, (old - new) / 2) } else { ((new - old).div_ceil(2), 0) };
+    let offset =
+        |old: usize, new: usize| if old >= new { (0, (old - new) / 2) } else { ((new - old).div_ceil(2), 0) };
     let ((above, top), (before, left)) = (offset(height, new_height), offset(width, new_width));
     let (rows, columns) = (height.min(new_height), width.min(new_width));
     let mut out = vec![0; new_height * new_width * 3];
@@ -177,12 +178,14 @@ impl Keys<'_> {
 
     /// Whether it is a processor of CLIP; else it is one of ViT.
     fn is_clip(&self) -> Result<bool, ImageError> {
-        let key = ["image_processor_type", "feature_extractor_type"].into_iter().find(|key| self.get(key).is_some());
+        let key = ["image_processor_type", "feature_extractor_type"]
+            .into_iter()
+            .find(|key| self.get(key).is_some());
         let key = key.unwrap_or("image_processor_type");
         let name = self.get(key).and_then(Value::as_str).unwrap_or_default();
-        let family = NAMES.iter().find(|(start, _)| {
-            name.strip_prefix(start).is_some_and(|ending| ENDINGS.contains(&ending))
-        });
+        let family = NAMES
+            .iter()
+            .find(|(start, _)| name.strip_prefix(start).is_some_and(|ending| ENDINGS.contains(&ending)));
         let known = "ViTImageProcessor or CLIPImageProcessor (or their Fast, Pil and FeatureExtractor forms)";
         family.map(|(_, clip)| *clip).ok_or_else(|| self.wrong(key, known))
     }
@@ -205,7 +208,8 @@ impl Keys<'_> {
 
     fn channels(&self, key: &str, default: [f64; 3]) -> Result<[f64; 3], ImageError> {
         let Some(found) = self.get(key) else { return Ok(default) };
-        let numbers: Option<Vec<f64>> = found.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+        let numbers: Option<Vec<f64>> =
+            found.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
         let three = numbers.and_then(|numbers| <[f64; 3]>::try_from(numbers).ok());
         three.ok_or_else(|| self.wrong(key, "three numbers"))
     }

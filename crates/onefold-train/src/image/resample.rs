@@ -2,7 +2,7 @@
 //!
 //! For output pixel i of m from n inputs, with scale s = n/m and stretch t = max(s, 1): the centre is c = (i + ½)s, the
 //! filter of radius r covers inputs from ⌊c − rt + ½⌋ to ⌊c + rt + ½⌋, with weights f((x − c + ½)/t), scaled to sum one.
-//! Weights are rounded to 22 fractional bits, sums to whole levels and clipped, rows first and columns then: with the same
+//! Weights are rounded to 22 fractional bits, sums to whole levels and clipped, one direction after the other: with the same
 //! rounding as Pillow's, levels are equal to its levels, not only close.
 
 /// How a resized pixel is made of those around it. The numbers are Pillow's.
@@ -23,7 +23,9 @@ pub enum Filter {
 impl Filter {
     /// The filter of Pillow's number.
     pub fn from_number(number: u64) -> Option<Self> {
-        [Self::Nearest, Self::Lanczos, Self::Bilinear, Self::Bicubic, Self::Box].get(usize::try_from(number).ok()?).copied()
+        [Self::Nearest, Self::Lanczos, Self::Bilinear, Self::Bicubic, Self::Box]
+            .get(usize::try_from(number).ok()?)
+            .copied()
     }
 
     fn radius(self) -> f64 {
@@ -91,6 +93,9 @@ fn blend(weights: &[i64], levels: impl Iterator<Item = u8>) -> u8 {
 }
 
 /// `levels` of [height, width, C] at another size; all sizes at least 1.
+///
+/// Since version 13 Pillow resizes columns first if the height shrinks by more than twice as much as the width (earlier
+/// ones never do, which changes single levels by one).
 pub fn resize(
     levels: &[u8],
     (height, width): (usize, usize),
@@ -98,28 +103,43 @@ pub fn resize(
     (new_height, new_width): (usize, usize),
     filter: Filter,
 ) -> Vec<u8> {
-    let mut rows = Vec::with_capacity(height * new_width * channels);
+    let shrinks = |old: usize, new: usize| old as i64 - new as i64;
+    let (fewer_rows, fewer_columns) = (shrinks(height, new_height), shrinks(width, new_width));
+    if fewer_rows > 0 && fewer_rows > 2 * fewer_columns {
+        let between = along_columns(levels, height, width * channels, new_height, filter);
+        return along_rows(&between, width, channels, new_width, filter);
+    }
+    let between = along_rows(levels, width, channels, new_width, filter);
+    along_columns(&between, height, new_width * channels, new_height, filter)
+}
+
+/// Rows of `width` pixels become rows of `new_width`.
+fn along_rows(levels: &[u8], width: usize, channels: usize, new_width: usize, filter: Filter) -> Vec<u8> {
     if new_width == width {
-        rows.extend_from_slice(levels);
-    } else {
-        let windows = windows(filter, width, new_width);
-        for row in levels.chunks_exact(width * channels) {
-            for window in &windows {
-                for channel in 0..channels {
-                    let inputs = row[window.first * channels + channel..].iter().step_by(channels).copied();
-                    rows.push(blend(&window.weights, inputs));
-                }
+        return levels.to_vec();
+    }
+    let windows = windows(filter, width, new_width);
+    let mut out = Vec::with_capacity(levels.len() / width * new_width);
+    for row in levels.chunks_exact(width * channels) {
+        for window in &windows {
+            for channel in 0..channels {
+                let inputs = row[window.first * channels + channel..].iter().step_by(channels).copied();
+                out.push(blend(&window.weights, inputs));
             }
         }
     }
+    out
+}
+
+/// Columns of `height` become columns of `new_height`; a row has `stride` levels.
+fn along_columns(levels: &[u8], height: usize, stride: usize, new_height: usize, filter: Filter) -> Vec<u8> {
     if new_height == height {
-        return rows;
+        return levels.to_vec();
     }
-    let stride = new_width * channels;
     let mut out = Vec::with_capacity(new_height * stride);
     for window in &windows(filter, height, new_height) {
         for column in 0..stride {
-            let inputs = rows[window.first * stride + column..].iter().step_by(stride).copied();
+            let inputs = levels[window.first * stride + column..].iter().step_by(stride).copied();
             out.push(blend(&window.weights, inputs));
         }
     }

@@ -41,7 +41,9 @@ fn pixels_agree_with_the_reference() {
             let made = processor.process(&open(&testdata(file)).unwrap()).unwrap();
             assert_eq!(json!([3, made.height, made.width]), expected["shape"], "{name} {file}");
             let allowed = if file.ends_with("jpg") { 2.0 / 255.0 / 0.26 } else { 2e-6 };
-            for (i, (value, reference)) in made.values.iter().zip(expected["values"].as_array().unwrap()).enumerate() {
+            for (i, (value, reference)) in
+                made.values.iter().zip(expected["values"].as_array().unwrap()).enumerate()
+            {
                 let off = (f64::from(*value) - reference.as_f64().unwrap()).abs();
                 assert!(off <= allowed, "{name} {file} at {i}: {value} against {reference}");
             }
@@ -54,7 +56,9 @@ fn broken_images_name_their_file() {
     let png = std::fs::read(testdata("rgb.png")).unwrap();
     let jpeg = std::fs::read(testdata("photo.jpg")).unwrap();
     let path = testdata("broken");
-    for bytes in [&png[..0], &png[..40], &png[..png.len() / 2], &jpeg[..30], b"GIF89a......", b"no image at all"] {
+    for bytes in
+        [&png[..0], &png[..40], &png[..png.len() / 2], &jpeg[..30], b"GIF89a......", b"no image at all"]
+    {
         let error = decode(bytes, &path).unwrap_err();
         assert!(error.to_string().contains("image/broken: not a readable image"), "{error}");
     }
@@ -91,14 +95,16 @@ fn configurations_that_cannot_be_followed() {
 
 #[test]
 fn old_and_new_spellings() {
-    let old = parse(json!({"feature_extractor_type": "CLIPFeatureExtractor", "size": 12, "crop_size": 10})).unwrap();
+    let old = parse(json!({"feature_extractor_type": "CLIPFeatureExtractor", "size": 12, "crop_size": 10}))
+        .unwrap();
     let new = json!({"image_processor_type": "CLIPImageProcessorFast", "size": {"shortest_edge": 12},
                      "crop_size": {"height": 10, "width": 10}});
     assert_eq!(parse(new.clone()).unwrap(), old);
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Processor::open(dir.path()), Err(ImageError::NoProcessor { .. })));
     #[allow(clippy::disallowed_methods, reason = "a test's input, in a temporary directory")]
-    std::fs::write(dir.path().join("processor_config.json"), json!({"image_processor": new}).to_string()).unwrap();
+    std::fs::write(dir.path().join("processor_config.json"), json!({"image_processor": new}).to_string())
+        .unwrap();
     assert_eq!(Processor::open(dir.path()).unwrap(), old);
     let narrow = Rgb { width: 1, height: 30_000, levels: vec![0; 90_000] };
     assert!(matches!(old.process(&narrow), Err(ImageError::Narrow { .. })));

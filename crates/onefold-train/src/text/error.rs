@@ -70,7 +70,9 @@ pub enum TextError {
         message: String,
     },
     /// A text is longer than allowed and the policy is to refuse.
-    #[error("text of {found} tokens exceeds the limit of {limit}: {text:?}; raise `length` or choose a truncation")]
+    #[error(
+        "text of {found} tokens exceeds the limit of {limit}: {text:?}; raise `length` or choose a truncation"
+    )]
     TooLong {
         /// The beginning of the text.
         text: String,

@@ -6,9 +6,9 @@
 //! first `|P|` ids. This is right only if `P` begins `F` and `F` begins the whole in token ids, which is checked;
 //! templates that rewrite earlier messages (as those that drop reasoning) are refused by name, not guessed.
 
+use super::TextError;
 use super::chat::{ChatTemplate, Conversation, Rendered};
 use super::tokenizer::{Encoded, Input, Limit, Tokenizer};
-use super::TextError;
 
 /// A tokenised conversation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -135,7 +135,10 @@ fn beside(files: &[(&str, &str)]) -> tempfile::TempDir {
 #[test]
 fn special_tokens_of_all_files() {
     let dir = beside(&[
-        ("tokenizer_config.json", r#"{"bos_token": {"content": "<s>"}, "eos_token": "<|im_end|>", "pad_token": null}"#),
+        (
+            "tokenizer_config.json",
+            r#"{"bos_token": {"content": "<s>"}, "eos_token": "<|im_end|>", "pad_token": null}"#,
+        ),
         ("special_tokens_map.json", r#"{"eos_token": "</s>", "unk_token": "<unk>"}"#),
         ("generation_config.json", r#"{"eos_token_id": [2, 9]}"#),
         ("config.json", r#"{"eos_token_id": 2, "pad_token_id": 3}"#),
@@ -158,7 +161,10 @@ fn attacks() {
     let found = error(&[("tokenizer_config.json", r#"{"eos_token": "<none>"}"#)]).to_string();
     assert!(found.contains("key `eos_token`: token \"<none>\" is not in the vocabulary"), "{found}");
     let found = error(&[("config.json", r#"{"eos_token_id": -1}"#)]).to_string();
-    assert!(found.ends_with("key `eos_token_id`: expected a token id or a list of token ids, found -1"), "{found}");
+    assert!(
+        found.ends_with("key `eos_token_id`: expected a token id or a list of token ids, found -1"),
+        "{found}"
+    );
     assert!(matches!(error(&[("tokenizer_config.json", r#"{"bos_token": 3}"#)]), TextError::Key { .. }));
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Tokenizer::open(dir.path()), Err(TextError::NoTokenizer { .. })));

@@ -64,7 +64,10 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(TextError::NoTokenizer { path });
         }
-        let wrong = |error: tokenizers::Error| TextError::Tokenizer { path: path.clone(), message: error.to_string() };
+        let wrong = |error: tokenizers::Error| TextError::Tokenizer {
+            path: path.clone(),
+            message: error.to_string(),
+        };
         let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(wrong)?;
         inner.with_truncation(None).map_err(wrong)?;
         inner.with_padding(None);
@@ -99,8 +102,10 @@ impl Tokenizer {
             Input::Text(text) => (text, None),
             Input::Pair(first, second) => (first, Some(second)),
         };
-        let failed =
-            |error: tokenizers::Error| TextError::Encode { text: beginning(first), message: error.to_string() };
+        let failed = |error: tokenizers::Error| TextError::Encode {
+            text: beginning(first),
+            message: error.to_string(),
+        };
         let a = self.sequence(first).map_err(failed)?;
         let mut b = second.map(|text| self.sequence(text)).transpose().map_err(failed)?;
         if let Some(b) = &mut b {
@@ -110,7 +115,7 @@ impl Tokenizer {
         let full = a.len() + b.as_ref().map_or(0, Encoding::len) + added;
         let (a, b) = match limit.allowed(full, added, first)? {
             None => (a, b),
-            Some(params) => truncate_encodings(a, b, &params).map_err(|error| failed(error.into()))?,
+            Some(params) => truncate_encodings(a, b, &params).map_err(failed)?,
         };
         let whole = self.inner.post_process(a, b, special).map_err(failed)?;
         Ok(Encoded {
@@ -122,7 +127,12 @@ impl Tokenizer {
     }
 
     /// Each input as [`Tokenizer::encode`] gives it, in the order of the inputs; in parallel.
-    pub fn encode_all(&self, inputs: &[Input<'_>], special: bool, limit: Limit) -> Result<Vec<Encoded>, TextError> {
+    pub fn encode_all(
+        &self,
+        inputs: &[Input<'_>],
+        special: bool,
+        limit: Limit,
+    ) -> Result<Vec<Encoded>, TextError> {
         inputs.par_iter().map(|&input| self.encode(input, special, limit)).collect()
     }
 

@@ -63,8 +63,9 @@ pub(super) struct Marks {
 impl Marks {
     /// Marks that no text of the conversation contains.
     pub(super) fn absent_from(conversation: &Conversation) -> Self {
-        let all = serde_json::to_string(&(&conversation.messages, &conversation.tools, &conversation.variables))
-            .expect("JSON values can be written");
+        let all =
+            serde_json::to_string(&(&conversation.messages, &conversation.tools, &conversation.variables))
+                .expect("JSON values can be written");
         let free = |n: &usize| !all.contains(&format!("\u{F8FE}{n}\u{F8FE}"));
         let n = (0..).find(free).expect("a finite text does not contain every number");
         Self { begin: format!("\u{F8FE}{n}\u{F8FE}<"), end: format!("\u{F8FE}{n}\u{F8FE}>") }

@@ -22,7 +22,17 @@ pub struct Date {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -123,13 +133,13 @@ pub(super) fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
         None => None,
         Some(pair) => {
             let both: Vec<String> = pair.try_iter()?.map(|part| part.to_string()).collect();
-            let [item, key] = <[String; 2]>::try_from(both).map_err(|_| invalid("tojson: separators are two strings"))?;
+            let [item, key] =
+                <[String; 2]>::try_from(both).map_err(|_| invalid("tojson: separators are two strings"))?;
             Some((item, key))
         }
     };
-    let (item, key) = separators.unwrap_or_else(|| {
-        (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned())
-    });
+    let (item, key) =
+        separators.unwrap_or_else(|| (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()));
     let ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     kwargs.assert_all_used()?;
@@ -266,7 +276,10 @@ mod tests {
         let date = Date { year: 2024, month: 7, day: 26, hour: 0, minute: 5, second: 9 };
         assert_eq!(date.strftime("%d %b %Y %H:%M:%S %I%p %%").unwrap(), "26 Jul 2024 00:05:09 12AM %");
         assert_eq!(date.strftime("%A, %B %e, %y").unwrap(), "Friday, July 26, 24");
-        assert_eq!(Date { year: 2000, month: 2, day: 29, ..date }.strftime("%a %F").unwrap(), "Tue 2000-02-29");
+        assert_eq!(
+            Date { year: 2000, month: 2, day: 29, ..date }.strftime("%a %F").unwrap(),
+            "Tue 2000-02-29"
+        );
         assert!(date.strftime("%Q").unwrap_err().contains("%Q"));
         assert!(date.strftime("%").unwrap_err().contains("single %"));
     }

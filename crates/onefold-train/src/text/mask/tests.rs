@@ -6,7 +6,8 @@ use crate::text::{ChatTemplate, SpecialTokens, TextError};
 
 /// What a mask leaves of the conversation.
 fn answers(made: &Masked) -> String {
-    let ids: Vec<u32> = made.ids.iter().zip(&made.answer).filter(|(_, answer)| **answer).map(|(id, _)| *id).collect();
+    let ids: Vec<u32> =
+        made.ids.iter().zip(&made.answer).filter(|(_, answer)| **answer).map(|(id, _)| *id).collect();
     tokenizer("bpe").decode(&ids, false).unwrap()
 }
 
@@ -35,7 +36,7 @@ fn unmarked_templates_by_prefixes() {
         ("llama3", "It is 2.<|eot_id|>144<|eot_id|>"),
         ("mistral", " It is 2.</s> 144</s>"),
         ("gemma", "It is 2.<end_of_turn>\n144<end_of_turn>\n"),
-        ("zephyr", "\nIt is 2.</s>\n\n144</s>\n"),
+        ("zephyr", "It is 2.</s>\n144</s>\n"),
     ] {
         let made = masked(&tokenizer("bpe"), &template(name), &given).unwrap();
         assert_eq!(answers(&made), expected, "{name}");
@@ -50,5 +51,8 @@ fn a_template_that_rewrites_the_past_is_refused() {
         {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}
     ]));
     let error = masked(&tokenizer("bpe"), &template, &given).unwrap_err();
-    assert!(matches!(&error, TextError::NoPrefix { messages: 1, at: 0, template } if template == "here"), "{error}");
+    assert!(
+        matches!(&error, TextError::NoPrefix { messages: 1, at: 0, template } if template == "here"),
+        "{error}"
+    );
 }
