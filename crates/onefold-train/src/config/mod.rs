@@ -213,7 +213,7 @@ fn labels(fields: &Fields<'_>) -> Result<Vec<String>, ConfigError> {
 
 /// `whole / parts`, or the error that it does not come out even.
 fn divided(fields: &Fields<'_>, whole: (&str, usize), parts: (&str, usize)) -> Result<usize, ConfigError> {
-    if whole.1 % parts.1 == 0 {
+    if whole.1.is_multiple_of(parts.1) {
         return Ok(whole.1 / parts.1);
     }
     Err(fields

@@ -8,6 +8,7 @@ fn testdata() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/families"))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "`json!` at every call")]
 fn parse(keys: Value) -> Result<ModelConfig, ConfigError> {
     ModelConfig::parse(keys.as_object().unwrap(), &PathBuf::from("config.json"))
 }

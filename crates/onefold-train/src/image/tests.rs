@@ -68,6 +68,7 @@ fn broken_images_name_their_file() {
     assert!(matches!(open(&testdata("absent.png")), Err(ImageError::Io { .. })));
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "`json!` at every call")]
 fn parse(keys: Value) -> Result<Processor, ImageError> {
     Processor::parse(keys.as_object().unwrap(), &testdata("x"))
 }

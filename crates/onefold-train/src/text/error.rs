@@ -132,6 +132,15 @@ pub enum TextError {
         /// Why.
         message: String,
     },
+    /// A template that works on what its generation blocks wrote.
+    #[error(
+        "chat template {template}: it changes the text of its {{% generation %}} blocks, so their place in the result \
+         cannot be told; let the blocks write to the result directly"
+    )]
+    Marks {
+        /// Where the template stands.
+        template: String,
+    },
     /// The rendering of fewer messages is not the beginning of the rendering of more.
     #[error(
         "chat template {template}: the rendering of the first {messages} messages is no prefix of the whole in token \

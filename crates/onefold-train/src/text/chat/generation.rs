@@ -3,7 +3,8 @@
 //! The template engine has no tags of others, so the pair is rewritten, before compilation, into a call block of the
 //! same scope and whitespace rules: `{% call __generation__() %}` … `{% endcall %}`. The function surrounds what the block
 //! writes with two marks that occur nowhere in the conversation; they are taken out of the finished text, and where
-//! they were is a span.
+//! they were is a span. Marks could change what a template does with a captured block (its length, trimming), so the
+//! text is that of a run without them, and the run with them has to agree.
 
 use std::ops::Range;
 
@@ -54,7 +55,8 @@ pub(super) fn rewrite(template: &str) -> Rewritten {
     Rewritten { text: out, marked }
 }
 
-/// The strings that surround generated text while a template runs.
+/// The strings that surround generated text while a template runs; by default nothing.
+#[derive(Debug, Default)]
 pub(super) struct Marks {
     begin: String,
     end: String,

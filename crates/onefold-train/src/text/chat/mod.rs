@@ -4,8 +4,8 @@
 //! `lstrip_blocks` on, loop controls, Python's string and dict methods, `raise_exception`, `strftime_now`, a `tojson`
 //! that writes as Python does, and `{% generation %}` blocks, whose spans say which text the model is to produce.
 //!
-//! Deviations, on purpose: the date is given by the caller, so that a run can be repeated; spans stay right when a
-//! template captures and trims what a generation block wrote.
+//! Deviations, on purpose: the date is given by the caller, so that a run can be repeated; a template that works on the
+//! captured text of a generation block, so that its span cannot be told, is an error.
 
 mod generation;
 mod python;
@@ -105,15 +105,30 @@ impl ChatTemplate {
         prompt: bool,
     ) -> Result<Rendered, TextError> {
         let messages = &conversation.messages[..count.min(conversation.messages.len())];
+        let text = self.text(conversation, messages, prompt, &Marks::default())?;
+        if !self.marked {
+            return Ok(Rendered { text, generated: Vec::new() });
+        }
         let marks = Marks::absent_from(conversation);
-        let variables = self.variables(conversation, messages, prompt, &marks);
+        let marked = marks.taken_out(&self.text(conversation, messages, prompt, &marks)?);
+        if marked.text == text { Ok(marked) } else { Err(TextError::Marks { template: self.name.clone() }) }
+    }
+
+    fn text(
+        &self,
+        conversation: &Conversation,
+        messages: &[Map<String, Json>],
+        prompt: bool,
+        marks: &Marks,
+    ) -> Result<String, TextError> {
+        let variables = self.variables(conversation, messages, prompt, marks);
         let template = self.environment.get_template("chat").expect("added by `new`");
         let failed = |error| TextError::Render {
             template: self.name.clone(),
             roles: roles(messages),
             message: described(&error),
         };
-        Ok(marks.taken_out(&template.render(Value::from(variables)).map_err(failed)?))
+        template.render(Value::from(variables)).map_err(failed)
     }
 
     fn variables(

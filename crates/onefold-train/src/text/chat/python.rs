@@ -127,6 +127,7 @@ pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
 }
 
 /// The filter `tojson`, which writes as Python's `json.dumps(value, ensure_ascii=False, …)` does.
+#[allow(clippy::needless_pass_by_value, reason = "the form of a filter")]
 pub(super) fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     let separators: Option<(String, String)> = match kwargs.get::<Option<Value>>("separators")? {
