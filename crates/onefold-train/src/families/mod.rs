@@ -1,7 +1,7 @@
 //! Which tensors a model has: for each its role, its Hugging Face name and its shape.
 //!
 //! Names are those of files as transformers writes them with a head; files of base models lack the first part
-//! (`model.`, `transformer.`, `bert.` …), and [`find`] accepts both. It reports everything that is missing or
+//! (`model.`, `transformer.`, `bert.` …), and [`find()`] accepts both. It reports everything that is missing or
 //! misshapen together.
 
 mod decoder;
