@@ -1,0 +1,11 @@
+//! Everything that runs a model: what its configuration says, where its tensors are, and how rows of a dataset become
+//! the numbers it is fed.
+//!
+//! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`config`]
+//! reads `config.json` into one description per kind of model, and [`families`] says which tensors such a model has.
+
+pub mod config;
+pub mod families;
+pub mod image;
+mod json;
+pub mod text;
