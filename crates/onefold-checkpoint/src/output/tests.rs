@@ -165,7 +165,7 @@ fn a_foreign_partial_directory_is_left_alone() {
     let partial = dir.path().join("x.partial");
     fs::create_dir(&partial).unwrap();
     assert!(check_target(&out, &[], false).is_ok(), "an empty one is nobody's");
-    fs::write(partial.join("thesis.txt"), "years").unwrap();
+    super::create(&partial.join("thesis.txt")).unwrap();
     let error = check_target(&out, &[], false).unwrap_err();
     assert!(matches!(error, CheckpointError::PartialIsForeign { .. }), "{error}");
     fs::remove_dir_all(&partial).unwrap();
@@ -180,9 +180,9 @@ fn force_needs_more_than_a_config() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("x");
     fs::create_dir(&out).unwrap();
-    fs::write(out.join("config.json"), "{}").unwrap();
+    super::create(&out.join("config.json")).unwrap();
     assert!(matches!(check_target(&out, &[], true), Err(CheckpointError::OutputIsNoModel { .. })));
-    fs::write(out.join("model.safetensors"), "").unwrap();
+    super::create(&out.join("model.safetensors")).unwrap();
     assert!(check_target(&out, &[], true).is_ok());
     fs::create_dir(out.join(".git")).unwrap();
     assert!(check_target(&out, &[], true).is_err(), "a repository has a history");
