@@ -61,10 +61,15 @@ const NAMES: [(&str, Activation); 12] = [
 ];
 
 fn known() -> String {
-    NAMES.map(|(name, _)| name).join(", ")
+    Activation::names().collect::<Vec<_>>().join(", ")
 }
 
 impl Activation {
+    /// All names that [`Activation::from_name`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|(name, _)| *name)
+    }
+
     /// The activation that a model's configuration names, e.g. in `hidden_act`.
     ///
     /// # Errors
@@ -323,7 +328,7 @@ fn gated_backward_loop<C: Curve>(g: &mut [f32], u: &mut [f32], dm: &[f32]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{check_gradient, on_pools, wave};
+    use super::super::probe::{check_gradient, on_pools, wave};
     use super::*;
 
     const ALL: [Activation; 6] = [

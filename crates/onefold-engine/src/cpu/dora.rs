@@ -16,8 +16,9 @@ mod tests;
 
 use multiversion::multiversion;
 
+use crate::cpu::dropout::Dropout;
 use crate::cpu::linear::{self, Layout, sum_columns};
-use crate::cpu::lora::{self, Dropout, Factors};
+use crate::cpu::lora::{self, Factors};
 use crate::cpu::parallel::for_rows;
 use crate::{Buffer, Weight, Write};
 
@@ -124,7 +125,7 @@ pub fn forward(
 
 /// x̃ and x − x̃.
 fn split(dims: &lora::Dims, x: &Buffer, dropout: &Dropout, dropped: &mut Buffer, rest: &mut Buffer) {
-    drop_into(dims, x, dropout, dropped);
+    drop_into(x, dropout, dropped);
     rest.resize(x.len());
     let dropped = dropped.host();
     for_rows(rest.host_mut(), dims.inputs, |row, rest| {
@@ -134,9 +135,9 @@ fn split(dims: &lora::Dims, x: &Buffer, dropout: &Dropout, dropped: &mut Buffer,
     });
 }
 
-fn drop_into(dims: &lora::Dims, x: &Buffer, dropout: &Dropout, dropped: &mut Buffer) {
+fn drop_into(x: &Buffer, dropout: &Dropout, dropped: &mut Buffer) {
     dropped.resize(x.len());
-    dropout.apply(dims.inputs, x.host(), dropped.host_mut(), Write::Set);
+    dropout.apply_to(dropped, x, Write::Set);
 }
 
 /// dA, dB, dm and dx, the last as its `Write` says. `saved` is what [`forward`] left, `dropout` what it was given. The gradient
@@ -171,7 +172,7 @@ pub fn backward(
         });
         return lora::backward(dims, x, &map.factors, None, scaled, &saved.adapter, adapter, factors, dx);
     };
-    drop_into(dims, x, dropout, dropped);
+    drop_into(x, dropout, dropped);
     if dx.is_some() {
         // Of x̃·Wᵀ: g from the adapted map, −1 from x − x̃.
         rest.resize(x.len());
@@ -183,7 +184,7 @@ pub fn backward(
     lora::backward(dims, dropped, &map.factors, None, scaled, &saved.adapter, adapter, factors, drest);
     if let Some((dx, write)) = dx {
         linear::backward_input(&base, dy, map.weight, dx, write);
-        dropout.apply(dims.inputs, rest.host(), dx.host_mut(), Write::Add);
+        dropout.apply_to(dx, rest, Write::Add);
     }
 }
 

@@ -10,7 +10,7 @@ use multiversion::multiversion;
 use onefold_runtime::random::{GROUP, Stream, threshold};
 
 use super::parallel;
-use crate::Buffer;
+use crate::{Buffer, Write};
 
 /// The coins of one call.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,7 +55,7 @@ impl Dropout {
         }
     }
 
-    /// y = residual + mask · x / (1 − p). Backward: dresidual = dy, and dx is [`Dropout::backward`] of dy.
+    /// y = residual + mask · x / (1 − p). Backward: dresidual = dy, and dx is [`Dropout::apply_to`] of dy.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -68,17 +68,22 @@ impl Dropout {
         });
     }
 
-    /// dx = mask · dy / (1 − p).
+    /// out = mask · x / (1 − p), or adds that: forward from x, or backward from dy.
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn backward(&self, dx: &mut Buffer, dy: &Buffer) {
-        assert_eq!(dx.len(), dy.len(), "lengths of a dropout's buffers");
-        let dy = dy.host();
-        self.pieces(dx.host_mut(), |start, dx, marks, scale| {
-            let len = dx.len();
-            dx.copy_from_slice(&dy[start..start + len]);
-            apply(dx, marks, scale);
+    pub fn apply_to(&self, out: &mut Buffer, x: &Buffer, write: Write) {
+        assert_eq!(out.len(), x.len(), "lengths of a dropout's buffers");
+        let x = x.host();
+        self.pieces(out.host_mut(), |start, out, marks, scale| {
+            let x = &x[start..start + out.len()];
+            match write {
+                Write::Set => {
+                    out.copy_from_slice(x);
+                    apply(out, marks, scale);
+                }
+                Write::Add => accumulate(out, x, marks, scale),
+            }
         });
     }
 
@@ -135,11 +140,22 @@ fn add(y: &mut [f32], residual: &[f32], x: &[f32], marks: &[u8], scale: f32) {
     }
 }
 
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn accumulate(out: &mut [f32], x: &[f32], marks: &[u8], scale: f32) {
+    for ((out, x), marks) in out.chunks_mut(GROUP).zip(x.chunks(GROUP)).zip(marks.chunks_exact(LANES)) {
+        for (bit, (out, x)) in out.chunks_mut(LANES).zip(x.chunks(LANES)).enumerate() {
+            for ((out, x), mark) in out.iter_mut().zip(x).zip(marks) {
+                *out += kept(*x, *mark, bit, scale);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{on_pools, wave};
+    use super::super::probe::{on_pools, wave};
     use super::*;
 
     fn dropout(rate: f64, start: u64) -> Dropout {
@@ -206,13 +222,16 @@ mod tests {
                 coin(&d, len).iter().map(|c| if *c { (1.0 / (1.0 - rate)) as f32 } else { 0.0 }).collect();
             let (mut in_place, mut y, mut dx) =
                 (Buffer::from(x.clone()), Buffer::zeros(len), Buffer::zeros(len));
+            let mut sum = Buffer::from(residual.clone());
             d.apply(&mut in_place);
-            d.backward(&mut dx, &x.clone().into());
+            d.apply_to(&mut dx, &x.clone().into(), Write::Set);
+            d.apply_to(&mut sum, &x.clone().into(), Write::Add);
             d.add(&mut y, &residual.clone().into(), &x.clone().into());
             for i in 0..len {
                 prop_assert_eq!(in_place.host()[i], x[i] * mask[i]);
                 prop_assert_eq!(dx.host()[i], x[i] * mask[i]);
                 prop_assert_eq!(y.host()[i], residual[i] + x[i] * mask[i]);
+                prop_assert_eq!(sum.host()[i], y.host()[i]);
             }
         }
     }

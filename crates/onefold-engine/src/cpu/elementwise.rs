@@ -228,7 +228,7 @@ fn check_column_numbers(x: &Buffer, width: usize, columns: &[u32]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{check_gradient, on_pools, wave};
+    use super::super::probe::{check_gradient, on_pools, wave};
     use super::*;
 
     #[test]

@@ -10,17 +10,10 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
-use multiversion::multiversion;
-use onefold_runtime::Stream;
-use onefold_runtime::random::{GROUP, threshold};
-
+use crate::cpu::dropout::Dropout;
 use crate::cpu::gemm::{View, ViewMut, Workers, gemm};
 use crate::cpu::linear::{Right, multiply, outer};
-use crate::cpu::parallel::for_rows;
 use crate::{Buffer, Write};
-
-/// Bytes of marks of a group of coins.
-const MARKS: usize = 32;
 
 /// Dimensions of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,17 +37,6 @@ pub struct Factors<'a> {
     pub b: &'a Buffer,
     /// s.
     pub scale: f32,
-}
-
-/// Which elements of x are left out.
-#[derive(Debug, Clone, Copy)]
-pub struct Dropout {
-    /// Source of the coins: one per adapted map.
-    pub stream: Stream,
-    /// Which part of the stream: to be different in every step.
-    pub step: u64,
-    /// Probability p of being left out, below 1.
-    pub probability: f32,
 }
 
 /// What the backward pass needs; one per adapted map and forward pass.
@@ -104,7 +86,7 @@ impl Factors<'_> {
 /// y += s·B(A·x̃).
 ///
 /// # Panics
-/// If a length does not fit `dims`, or p is not in [0, 1).
+/// If a length does not fit `dims`.
 pub fn forward(
     dims: &Dims,
     x: &Buffer,
@@ -115,7 +97,7 @@ pub fn forward(
     scratch: &mut Scratch,
 ) {
     dims.check(x, y, factors);
-    let x = dropped(dims, x, dropout, &mut scratch.dropped);
+    let x = dropped(x, dropout, &mut scratch.dropped);
     let Dims { rows, inputs, outputs, rank } = *dims;
     saved.hidden.resize(rows * rank);
     let a = Right { weight: factors.a.into(), depth: inputs, columns: rank, transposed: true };
@@ -158,7 +140,7 @@ pub fn backward(
         Workers::Pool,
     );
     outer(db, write, 1.0, (dy, outputs), (&saved.hidden, rank), rows);
-    let input = dropped(dims, x, dropout, space);
+    let input = dropped(x, dropout, space);
     outer(da, write, 1.0, (dhidden, rank), (input, inputs), rows);
     if let Some(dx) = dx {
         assert_eq!(dx.len(), rows * inputs, "elements of the gradient of x, {dims:?}");
@@ -167,58 +149,16 @@ pub fn backward(
             None => multiply(dx.host_mut(), Write::Add, dhidden.host(), rows, a),
             Some(dropout) => {
                 multiply(space.host_mut(), Write::Set, dhidden.host(), rows, a);
-                dropout.apply(inputs, space.host(), dx.host_mut(), Write::Add);
+                dropout.apply_to(dx, space, Write::Add);
             }
         }
     }
 }
 
 /// x̃, in `space` if it is not x itself.
-fn dropped<'a>(dims: &Dims, x: &'a Buffer, dropout: Option<&Dropout>, space: &'a mut Buffer) -> &'a Buffer {
+fn dropped<'a>(x: &'a Buffer, dropout: Option<&Dropout>, space: &'a mut Buffer) -> &'a Buffer {
     let Some(dropout) = dropout else { return x };
     space.resize(x.len());
-    dropout.apply(dims.inputs, x.host(), space.host_mut(), Write::Set);
+    dropout.apply_to(space, x, Write::Set);
     space
-}
-
-impl Dropout {
-    /// `out = x ⊙ coins / (1 − p)`, for rows of `width`, or adds that.
-    pub(crate) fn apply(&self, width: usize, x: &[f32], out: &mut [f32], write: Write) {
-        assert!((0.0..1.0).contains(&self.probability), "dropout with probability {}", self.probability);
-        let keep = 1.0 - f64::from(self.probability);
-        let (factor, threshold) = (keep.recip() as f32, threshold(keep));
-        // Rows begin with a group of coins: those in the middle of one would have to be moved bit by bit.
-        let groups = width.div_ceil(GROUP);
-        let first = self.step.wrapping_mul(1 << 32);
-        for_rows(out, width, |row, rows| {
-            with_marks(|marks| {
-                for (i, out) in rows.chunks_exact_mut(width).enumerate() {
-                    let group = first.wrapping_add(((row + i) * groups) as u64);
-                    self.stream.toss(threshold, group.wrapping_mul(GROUP as u64), width, marks);
-                    select(marks, &x[(row + i) * width..][..width], factor, out, write);
-                }
-            });
-        });
-    }
-}
-
-/// This thread's memory for marks.
-fn with_marks(each: impl FnOnce(&mut Vec<u8>)) {
-    std::thread_local! {
-        static MARKED: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
-    }
-    MARKED.with_borrow_mut(each);
-}
-
-/// Element 32·j + l of a group is kept if bit j of byte l is set.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn select(marks: &[u8], x: &[f32], factor: f32, out: &mut [f32], write: Write) {
-    for ((marks, x), out) in marks.chunks_exact(MARKS).zip(x.chunks(GROUP)).zip(out.chunks_mut(GROUP)) {
-        for (bit, (x, out)) in x.chunks(MARKS).zip(out.chunks_mut(MARKS)).enumerate() {
-            for ((x, out), mark) in x.iter().zip(out).zip(marks) {
-                let kept = if mark >> bit & 1 == 1 { x * factor } else { 0.0 };
-                *out = if write == Write::Add { *out + kept } else { kept };
-            }
-        }
-    }
 }

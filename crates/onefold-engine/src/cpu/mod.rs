@@ -25,7 +25,5 @@ pub mod pool;
 mod probe;
 pub mod rope;
 mod scratch;
-#[cfg(test)]
-mod testing;
 mod tiles;
 mod widen;

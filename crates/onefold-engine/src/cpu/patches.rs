@@ -177,7 +177,7 @@ pub fn position_ids(out: &mut Vec<u32>, mask: &[bool], length: usize, first: u32
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::wave;
+    use super::super::probe::wave;
     use super::*;
 
     fn inner(a: &[f32], b: &[f32]) -> f64 {

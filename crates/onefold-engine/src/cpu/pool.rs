@@ -160,7 +160,7 @@ pub fn normalise_backward(dy: &mut Buffer, y: &Buffer, width: usize, epsilon: f3
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_gradient, on_pools, wave};
+    use super::super::probe::{check_gradient, on_pools, wave};
     use super::*;
 
     const ALL: [Pooling; 4] = [Pooling::First, Pooling::Last, Pooling::Mean, Pooling::Max];

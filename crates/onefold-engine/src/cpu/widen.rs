@@ -4,6 +4,7 @@
 
 use multiversion::multiversion;
 
+use super::parallel;
 use crate::{HalfDtype, Weight};
 
 /// The numbers of a weight.
@@ -48,6 +49,11 @@ impl Source<'_> {
             }
         }
     }
+}
+
+/// Fills `out` with the numbers from `start` on, over the pool.
+pub(crate) fn copy(source: Source<'_>, start: usize, out: &mut [f32]) {
+    parallel::for_rows(out, 1, |first, out| source.copy_rows(start + first, 0, out.len(), out));
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]

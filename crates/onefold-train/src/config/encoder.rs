@@ -4,7 +4,7 @@
 //! are learned; roberta counts them from `pad_token + 1`.
 
 use super::fields::Fields;
-use super::{Activation, Common, ConfigError, common, divided};
+use super::{Activation, Common, ConfigError, activation, common, divided};
 
 /// Families of encoders, one per `model_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ fn bert(fields: &Fields<'_>, family: EncoderFamily) -> Result<EncoderConfig, Con
         heads,
         max_positions: fields.size("max_position_embeddings", 512)?,
         types: fields.size("type_vocab_size", 2)?,
-        activation: Activation::read(fields, "hidden_act", Activation::Gelu)?,
+        activation: activation::read(fields, "hidden_act", Activation::Gelu)?,
         norm_eps: fields.positive("layer_norm_eps", 1e-12)?,
         pad_token: fields.token("pad_token_id", Some(roberta.into()))?,
         dropout: EncoderDropout {
@@ -124,7 +124,7 @@ fn distilbert(fields: &Fields<'_>) -> Result<EncoderConfig, ConfigError> {
         heads,
         max_positions: fields.size("max_position_embeddings", 512)?,
         types: 0,
-        activation: Activation::read(fields, "activation", Activation::Gelu)?,
+        activation: activation::read(fields, "activation", Activation::Gelu)?,
         norm_eps: 1e-12,
         pad_token: fields.token("pad_token_id", Some(0))?,
         dropout: EncoderDropout {

@@ -18,7 +18,6 @@ use onefold_checkpoint::Dtype;
 use serde_json::{Map, Value};
 
 use crate::json::read_object;
-pub use activation::Activation;
 pub use decoder::{
     AttentionScale, DecoderBias, DecoderConfig, DecoderDropout, DecoderFamily, DecoderNorm, LayerKind,
     Positions,
@@ -26,6 +25,7 @@ pub use decoder::{
 pub use encoder::{EncoderConfig, EncoderDropout, EncoderFamily};
 pub use error::ConfigError;
 use fields::Fields;
+pub use onefold_engine::cpu::activation::Activation;
 pub use rope::{Rope, RopeScaling};
 pub use vision::{ClipConfig, ClipTextConfig, VisionConfig, VisionFamily};
 

@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::{Activation, Common, ConfigError, common, divided, unread};
+use super::{Activation, Common, ConfigError, activation, common, divided, unread};
 
 /// Families of vision models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub(super) fn read(fields: &Fields<'_>, family: VisionFamily) -> Result<VisionCo
         patch_size,
         channels: fields.size("num_channels", 3)?,
         qkv_bias: clip || fields.flag("qkv_bias", true)?,
-        activation: Activation::read(fields, "hidden_act", activation)?,
+        activation: activation::read(fields, "hidden_act", activation)?,
         norm_eps: fields.positive("layer_norm_eps", eps)?,
         hidden_dropout: if clip { 0.0 } else { fields.dropout("hidden_dropout_prob", 0.0)? },
         attention_dropout: fields.dropout(attention, 0.0)?,
@@ -177,7 +177,7 @@ fn text(fields: &Fields<'_>) -> Result<ClipTextConfig, ConfigError> {
         layers: fields.size("num_hidden_layers", 12)?,
         heads,
         max_positions: fields.size("max_position_embeddings", 77)?,
-        activation: Activation::read(fields, "hidden_act", Activation::QuickGelu)?,
+        activation: activation::read(fields, "hidden_act", Activation::QuickGelu)?,
         norm_eps: fields.positive("layer_norm_eps", 1e-5)?,
         attention_dropout: fields.dropout("attention_dropout", 0.0)?,
         eos_token: fields.token("eos_token_id", Some(49407))?,

@@ -9,7 +9,7 @@ use crate::cpu::linear::testing::{
 use crate::cpu::lora::tests::coins;
 
 fn dropout() -> Dropout {
-    Dropout { stream: Stream::new(1, "task", "adapter"), step: 3, probability: 0.4 }
+    Dropout::new(0.4, Stream::new(1, "task", "adapter"), 3 * 4096).unwrap()
 }
 
 /// A map in f64, W as `[outputs, inputs]`.

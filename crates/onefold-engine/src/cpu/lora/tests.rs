@@ -1,3 +1,4 @@
+use onefold_runtime::Stream;
 use proptest::prelude::*;
 
 use super::*;
@@ -7,16 +8,16 @@ use crate::cpu::linear::testing::{
     buffer, close, golden, inner, list, noise, slope, threads_do_not_show, twin, wide,
 };
 
-fn dropout(probability: f32) -> Dropout {
-    Dropout { stream: Stream::new(1, "task", "adapter"), step: 3, probability }
+fn dropout(rate: f64) -> Dropout {
+    Dropout::new(rate, Stream::new(1, "task", "adapter"), 3 * 4096).unwrap()
 }
 
 /// The factors that dropout multiplies an x of this shape with.
 pub(crate) fn coins(dropout: Option<&Dropout>, rows: usize, width: usize) -> Vec<f64> {
     let Some(dropout) = dropout else { return vec![1.0; rows * width] };
-    let mut out = vec![0.0; rows * width];
-    dropout.apply(width, &vec![1.0; rows * width], &mut out, Write::Set);
-    wide(&out)
+    let mut ones = Buffer::from(vec![1.0; rows * width]);
+    dropout.apply(&mut ones);
+    wide(&ones.to_vec())
 }
 
 /// ⟨s·B(A(c ⊙ x)), dy⟩ by definition.
@@ -97,7 +98,7 @@ fn dropout_is_fair_and_differs_by_row_and_step() {
     assert!((kept - 0.75).abs() < 6.0 * (0.75f64 * 0.25 / found.len() as f64).sqrt(), "{kept}");
     assert!(found.iter().all(|c| *c == 0.0 || (c - 1.0 / 0.75).abs() < 1e-6));
     assert_ne!(found[..width], found[width..2 * width]);
-    let later = Dropout { step: 4, ..dropout(p) };
+    let later = dropout(p).after(rows * width);
     assert_ne!(found, coins(Some(&later), rows, width));
     assert_eq!(coins(Some(&dropout(0.0)), 2, 3), [1.0; 6]);
 }
@@ -155,10 +156,4 @@ fn a_backward_pass_without_a_forward_pass_is_refused() {
     let (mut da, mut db) = (Buffer::zeros(2), Buffer::zeros(2));
     let gradients = Gradients { a: &mut da, b: &mut db, write: Write::Set };
     backward(&dims, &x, &factors, None, &x, &Saved::default(), &mut Scratch::default(), gradients, None);
-}
-
-#[test]
-#[should_panic(expected = "probability 1")]
-fn dropping_everything_is_refused() {
-    dropout(1.0).apply(1, &[1.0], &mut [0.0], Write::Set);
 }

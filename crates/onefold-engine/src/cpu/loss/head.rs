@@ -4,13 +4,12 @@
 //! For each chunk: logits (a product), loss and ∂/∂z in their place, dh = scale · dz·W, dW += scale · dzᵀ·h. Rows that are
 //! ignored are left out of all three products: with response-only targets that is often most of the work.
 
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::super::gemm::{View, ViewMut, Workers, gemm};
-use super::super::parallel;
+use super::super::{parallel, widen};
 use super::{Losses, Objective, RowLoss, Rows, softmax};
-use crate::{Buffer, Half, HalfDtype, Weight, Write};
+use crate::{Buffer, Weight, Write};
 
 /// A linear map onto the vocabulary and what is minimised of it.
 #[derive(Debug, Clone, Copy)]
@@ -210,15 +209,14 @@ impl Head<'_> {
 
     /// Calls `each(first word, words, their weights)` for the whole vocabulary: at once, or as 16 bits are widened.
     fn for_blocks(&self, widened: &mut Vec<f32>, mut each: impl FnMut(usize, usize, &[f32])) {
-        let half = match self.weight {
-            Weight::Full(weight) => return each(0, self.vocabulary, weight.host()),
-            Weight::Half(half) => half,
-        };
+        if let Weight::Full(weight) = self.weight {
+            return each(0, self.vocabulary, weight.host());
+        }
         let block = (WIDEN / self.width).max(1);
         for first in (0..self.vocabulary).step_by(block) {
             let words = block.min(self.vocabulary - first);
             let weights = grown(widened, words * self.width);
-            widen(half, first * self.width, weights);
+            widen::copy(self.weight.into(), first * self.width, weights);
             each(first, words, weights);
         }
     }
@@ -244,20 +242,6 @@ fn add_rows(sum: &mut [f32], x: &[f32], count: usize) {
         for row in x.chunks_exact(width).take(count) {
             let row = &row[part * 1024..];
             sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        }
-    });
-}
-
-/// Elements `start…` of a 16-bit weight as f32.
-fn widen(half: &Half, start: usize, out: &mut [f32]) {
-    let bits = &half.source.bits()[start..start + out.len()];
-    parallel::for_rows(out, 1, |first, out| {
-        let bits = &bits[first..first + out.len()];
-        match half.dtype {
-            HalfDtype::Bf16 => {
-                out.iter_mut().zip(bits).for_each(|(o, b)| *o = f32::from_bits(u32::from(*b) << 16));
-            }
-            HalfDtype::F16 => bytemuck::cast_slice::<u16, half::f16>(bits).convert_to_f32_slice(out),
         }
     });
 }

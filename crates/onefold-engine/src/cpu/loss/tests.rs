@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::super::testing::{check_gradient, on_pools, wave};
+use super::super::probe::{check_gradient, on_pools, wave};
 use super::head::{Gradients, Head, Scratch, head_loss};
 use super::small::{self, Gradient};
 use super::*;

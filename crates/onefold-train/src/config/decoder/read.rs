@@ -6,7 +6,7 @@ use super::DecoderFamily::{self, Gemma2, Gemma3, Gpt2, Llama, Mistral, Phi3, Qwe
 use super::{AttentionScale, DecoderBias, DecoderConfig, DecoderDropout, DecoderNorm, LayerKind, Positions};
 use crate::config::fields::Fields;
 use crate::config::rope::{self, RopeDefaults};
-use crate::config::{Activation, Common, ConfigError, common, divided};
+use crate::config::{Activation, Common, ConfigError, activation, common, divided};
 
 /// Defaults of a family's configuration class.
 struct Defaults {
@@ -162,11 +162,11 @@ fn rotary(fields: &Fields<'_>, family: DecoderFamily) -> Result<DecoderConfig, C
     match family {
         Gemma2 | Gemma3 => gemma(fields, &mut config)?,
         Phi3 => {
-            config.activation = Activation::read(fields, "hidden_act", Activation::Silu)?;
+            config.activation = activation::read(fields, "hidden_act", Activation::Silu)?;
             config.dropout.embedding = fields.dropout("embd_pdrop", 0.0)?;
             config.dropout.residual = fields.dropout("resid_pdrop", 0.0)?;
         }
-        _ => config.activation = Activation::read(fields, "hidden_act", Activation::Silu)?,
+        _ => config.activation = activation::read(fields, "hidden_act", Activation::Silu)?,
     }
     config.common = common(fields, true)?;
     Ok(config)
@@ -180,7 +180,7 @@ fn gemma(fields: &Fields<'_>, config: &mut DecoderConfig) -> Result<(), ConfigEr
     config.embedding_scale = Some((config.hidden_size as f64).sqrt());
     // The first files of gemma2 name the exact function in `hidden_act` and mean the other; both keys may be there.
     fields.get("hidden_act");
-    config.activation = Activation::read(fields, "hidden_activation", Activation::GeluTanh)?;
+    config.activation = activation::read(fields, "hidden_activation", Activation::GeluTanh)?;
     Ok(())
 }
 
@@ -282,7 +282,7 @@ fn gpt2(fields: &Fields<'_>) -> Result<DecoderConfig, ConfigError> {
         norm: DecoderNorm::Layer,
         norm_eps: fields.positive("layer_norm_epsilon", usual.eps)?,
         qk_norm: false,
-        activation: Activation::read(fields, "activation_function", Activation::GeluTanh)?,
+        activation: activation::read(fields, "activation_function", Activation::GeluTanh)?,
         gated: false,
         fused: true,
         bias: DecoderBias { qkv: true, output: true, feed_forward: true },
