@@ -65,20 +65,11 @@ pub(super) fn bounds(experts: &[ExpertFigures]) -> Vec<Bound> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const GOLDEN: &str = include_str!("../../../../testdata/golden/metagpt.json");
-
-    fn close(found: f64, expected: f64) {
-        assert!((found - expected).abs() <= 1e-12 * expected.abs().max(1.0), "{found} is not {expected}");
-    }
-
-    fn numbers(value: &serde_json::Value) -> Vec<f64> {
-        value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
-    }
+    use crate::report::fixture::{self, close, numbers};
 
     #[test]
     fn metagpt_golden() {
-        let golden: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
+        let golden: serde_json::Value = fixture::metagpt_golden();
         let squared = numbers(&golden["sq_norms"]);
         let lambda = metagpt_lambda(&squared);
         lambda.iter().zip(numbers(&golden["lambda"])).for_each(|(found, expected)| close(*found, expected));

@@ -266,21 +266,11 @@ fn displacement(layout: &Layout, whole: &Gramian, merged: usize) -> Displacement
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::fixture;
-
-    const GOLDEN: &str = include_str!("../../../../testdata/golden/metagpt.json");
-
-    fn close(found: f64, expected: f64) {
-        assert!((found - expected).abs() <= 1e-12 * expected.abs().max(1.0), "{found} is not {expected}");
-    }
-
-    fn numbers(value: &serde_json::Value) -> Vec<f64> {
-        value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
-    }
+    use crate::report::fixture::{self, close, metagpt_golden, numbers};
 
     /// The golden's own weights, as a survey would report them.
     fn golden_health() -> Health {
-        let golden: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
+        let golden: serde_json::Value = metagpt_golden();
         let tensor = |name: &str| {
             let base = numbers(&golden["base"][name]);
             let mut vectors = vec![base.clone()];

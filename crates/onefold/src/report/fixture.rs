@@ -172,3 +172,16 @@ pub(super) fn troubled() -> Health {
     ];
     health
 }
+
+/// MetaGPT's worked example.
+pub(crate) fn metagpt_golden() -> serde_json::Value {
+    serde_json::from_str(include_str!("../../../../testdata/golden/metagpt.json")).unwrap()
+}
+
+pub(crate) fn numbers(value: &serde_json::Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+pub(crate) fn close(found: f64, expected: f64) {
+    assert!((found - expected).abs() <= 1e-12 * expected.abs().max(1.0), "{found} is not {expected}");
+}
