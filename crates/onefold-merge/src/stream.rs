@@ -14,11 +14,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::check::first_above;
-use crate::kernels::reduce::{packed_len, rough_gramian};
+use crate::kernels::reduce::{add_rough_gramian, packed_len};
 use crate::kernels::{add_to_origin, conflict};
 use crate::methods::{Group, Kernel, ModelSurvey, Rule, Scratch};
 use crate::order::{self, Cut, Vectors};
-use crate::scan::{Grain, Scan, with_buffers};
+use crate::scan::{Grain, Scan, View, with_buffers};
 use crate::task::Task;
 use crate::{MergeError, methods};
 
@@ -302,6 +302,34 @@ pub(crate) struct Partial {
     conflicts: u64,
 }
 
+impl Partial {
+    /// Nothing yet, of a block of this tensor.
+    pub(crate) fn of(scan: &Scan) -> Self {
+        Self { gramian: vec![0.0; packed_len(vectors_of(scan))], active: 0, conflicts: 0 }
+    }
+
+    /// Adds a strip of inputs and what became of it (still without the origin).
+    pub(crate) fn add(&mut self, view: &View<'_>, merged: &[f32]) {
+        let (origins, k) = (usize::from(view.origin.is_some()), view.vectors.len());
+        let vector = |i: usize| match (i.checked_sub(origins), view.origin) {
+            (None, Some(origin)) => origin,
+            (Some(i), _) if i < k => &view.vectors[i],
+            _ => merged,
+        };
+        add_rough_gramian(origins + k + 1, vector, &mut self.gramian);
+        if view.origin.is_some() {
+            let (active, conflicts) = conflict::count(view.vectors);
+            self.active += active;
+            self.conflicts += conflicts;
+        }
+    }
+}
+
+/// Number of vectors in the Gramian of a tensor: the origin, the operands, the result.
+fn vectors_of(scan: &Scan) -> usize {
+    usize::from(scan.origin.is_some()) + scan.k() + 1
+}
+
 fn merge_tensor(
     i: usize,
     planned: &Planned,
@@ -328,9 +356,8 @@ fn merge_tensor(
 
 /// Adds the contributions of the blocks in their order.
 pub(crate) fn total(scan: &Scan, kernel: &dyn Kernel, parts: Vec<Vec<Partial>>) -> Statistics {
-    let vectors = scan.k() + 1 + usize::from(scan.origin.is_some());
     let mut sum = Statistics {
-        gramian: vec![0.0; packed_len(vectors)],
+        gramian: vec![0.0; packed_len(vectors_of(scan))],
         coefficients: kernel.coefficients(),
         row_sums: kernel.row_sums(),
         ..Statistics::default()
@@ -359,22 +386,19 @@ fn merge_span(
         let merged = with_buffers(|buffers| {
             let mut partials = Vec::new();
             for block in scan.blocks_of(span.clone(), kernel.grain()) {
-                let view = scan.load(block.clone(), buffers)?;
-                out.resize(block.len(), 0.0);
-                kernel.merge(&view, scratch, out);
-                partials.push(partial(&view, out));
-                if let Some(origin) = view.origin {
-                    add_to_origin(out, origin);
+                let mut partial = Partial::of(scan);
+                for strip in scan.strips(block, kernel.grain()) {
+                    let view = scan.load(strip.clone(), buffers)?;
+                    out.resize(strip.len(), 0.0);
+                    kernel.merge(&view, scratch, out);
+                    partial.add(&view, out);
+                    if let Some(origin) = view.origin {
+                        add_to_origin(out, origin);
+                    }
+                    let at = (strip.start - span.start) * size;
+                    store(output, scan, strip.start, out, &mut bytes[at..at + out.len() * size])?;
                 }
-                let limit = convert::largest_finite(output.dtype);
-                if !scan.options.allow_non_finite
-                    && let Some(e) = first_above(out, limit)
-                {
-                    let (tensor, index, value) = (output.name.clone(), block.start + e, out[e]);
-                    return Err(MergeError::Overflow { tensor, index, value, dtype: output.dtype });
-                }
-                let at = (block.start - span.start) * size;
-                convert::narrow(output.dtype, out, &mut bytes[at..at + block.len() * size]);
+                partials.push(partial);
             }
             Ok(partials)
         });
@@ -399,11 +423,21 @@ thread_local! {
     static WORKSPACE: std::cell::Cell<Workspace> = std::cell::Cell::default();
 }
 
-pub(crate) fn partial(view: &crate::scan::View<'_>, merged: &[f32]) -> Partial {
-    let vectors: Vec<&[f32]> =
-        view.origin.into_iter().chain(view.vectors.iter().map(Vec::as_slice)).chain([merged]).collect();
-    let mut packed = vec![0.0; packed_len(vectors.len())];
-    rough_gramian(&vectors, &mut packed);
-    let (active, conflicts) = if view.origin.is_some() { conflict::count(view.vectors) } else { (0, 0) };
-    Partial { gramian: packed, active, conflicts }
+/// Rounds merged values, the first of which is element `start`, to the bytes of the output.
+fn store(
+    output: &OutputTensor,
+    scan: &Scan,
+    start: usize,
+    out: &[f32],
+    bytes: &mut [u8],
+) -> Result<(), MergeError> {
+    let limit = convert::largest_finite(output.dtype);
+    if !scan.options.allow_non_finite
+        && let Some(e) = first_above(out, limit)
+    {
+        let (tensor, index, value) = (output.name.clone(), start + e, out[e]);
+        return Err(MergeError::Overflow { tensor, index, value, dtype: output.dtype });
+    }
+    convert::narrow(output.dtype, out, bytes);
+    Ok(())
 }
