@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use onefold_checkpoint::Tensor;
+use onefold_runtime::Aligned;
 use rayon::prelude::*;
 
 use crate::MergeError;
@@ -77,13 +78,13 @@ pub struct View<'a> {
     /// The origin's values, if there is an origin.
     pub origin: Option<&'a [f32]>,
     /// Per operand: its values, minus the origin's if there is an origin.
-    pub vectors: &'a [Vec<f32>],
+    pub vectors: &'a [Aligned],
 }
 
 impl View<'_> {
     /// Elements in the block.
     pub fn len(&self) -> usize {
-        self.vectors.first().map_or_else(|| self.origin.map_or(0, <[f32]>::len), Vec::len)
+        self.vectors.first().map_or_else(|| self.origin.map_or(0, <[f32]>::len), |v| v.len())
     }
 
     /// Whether the block has no element.
@@ -95,8 +96,8 @@ impl View<'_> {
 /// Buffers of a worker thread, kept between blocks.
 #[derive(Debug, Default)]
 pub struct Buffers {
-    origin: Vec<f32>,
-    vectors: Vec<Vec<f32>>,
+    origin: Aligned,
+    vectors: Vec<Aligned>,
 }
 
 thread_local! {
@@ -182,9 +183,9 @@ impl Scan {
     /// # Errors
     /// If an input is not finite and that is not allowed.
     pub fn load<'b>(&self, block: Range<usize>, buffers: &'b mut Buffers) -> Result<View<'b>, MergeError> {
-        buffers.vectors.resize_with(self.k(), Vec::new);
-        buffers.vectors.iter_mut().for_each(|vector| vector.resize(block.len(), 0.0));
-        buffers.origin.resize(if self.origin.is_some() { block.len() } else { 0 }, 0.0);
+        buffers.vectors.resize_with(self.k(), Aligned::default);
+        buffers.vectors.iter_mut().for_each(|vector| vector.resize(block.len()));
+        buffers.origin.resize(if self.origin.is_some() { block.len() } else { 0 });
         for strip in self.strips(block.clone(), Grain::Element) {
             let here = strip.start - block.start..strip.end - block.start;
             if let Some(origin) = &self.origin {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use onefold_checkpoint::output::{Output, OutputTensor};
 use onefold_checkpoint::{CheckpointError, Tensor, convert};
-use onefold_runtime::{Control, Event, Observer};
+use onefold_runtime::{Aligned, Control, Event, Observer};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -389,7 +389,7 @@ fn merge_span(
                 let mut partial = Partial::of(scan);
                 for strip in scan.strips(block, kernel.grain()) {
                     let view = scan.load(strip.clone(), buffers)?;
-                    out.resize(strip.len(), 0.0);
+                    out.resize(strip.len());
                     kernel.merge(&view, scratch, out);
                     partial.add(&view, out);
                     if let Some(origin) = view.origin {
@@ -415,7 +415,7 @@ fn merge_span(
 #[derive(Default)]
 struct Workspace {
     scratch: Scratch,
-    out: Vec<f32>,
+    out: Aligned,
     bytes: Vec<u8>,
 }
 

@@ -247,8 +247,7 @@ fn look(scan: &Scan, dtype: &str) -> Result<TensorHealth, Failure> {
 }
 
 fn see(view: &View<'_>) -> Seen {
-    let vectors: Vec<&[f32]> =
-        view.origin.into_iter().chain(view.vectors.iter().map(Vec::as_slice)).collect();
+    let vectors: Vec<&[f32]> = view.origin.into_iter().chain(view.vectors.iter().map(|v| &**v)).collect();
     let mut packed = vec![0.0; packed_len(vectors.len())];
     gramian(&vectors, &mut packed);
     let (active, conflicts) = if view.origin.is_some() { conflict::count(view.vectors) } else { (0, 0) };
