@@ -4,7 +4,7 @@
 //! blocks in memory, whatever the model's size. While a block is in the cache the statistics of the health report are
 //! taken from it, so that the report costs no further pass.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use onefold_checkpoint::output::{Output, OutputTensor};
@@ -203,25 +203,42 @@ fn survey_norms(
         merge.rule.squared_norms(&merge.scan, &found[*i])
     };
     let norms: Vec<Vec<f64>> = merges.par_iter().map(norms_of).collect::<Result<_, MergeError>>()?;
-    let group = |(i, merge): &(usize, &Merge)| match merge.rule.needs().norms {
+    let group_of = |(i, merge): &(usize, &Merge)| match merge.rule.needs().norms {
         Some(Group::Layer) => plan[*i].layer.as_str(),
         _ => "",
     };
-    // A repeated tensor counts where it is all there is: alone in its layer, it must become what it repeats.
-    let counted: BTreeSet<&str> = merges.iter().filter(|e| !plan[e.0].repeats).map(group).collect();
-    let counts = |entry: &(usize, &Merge)| !plan[entry.0].repeats || !counted.contains(group(entry));
-    // By group and model: a tensor may lack a model.
-    let mut sums: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-    for (entry, norms) in merges.iter().zip(&norms).filter(|(entry, _)| counts(entry)) {
+    let mut groups: BTreeMap<&str, Norms<'_>> = BTreeMap::new();
+    for (entry, norms) in merges.iter().zip(&norms) {
+        let group = groups.entry(group_of(entry)).or_default();
+        // A repeated tensor counts where it is all there is: alone in its layer, it must become what it repeats.
+        let sums = if plan[entry.0].repeats { &mut group.repeated } else { &mut group.counted };
         for (operand, norm) in entry.1.scan.operands.iter().zip(norms) {
-            *sums.entry((group(entry), &operand.model)).or_default() += norm;
+            add_to(sums, &operand.model, *norm);
         }
     }
     for entry in merges {
-        let of = |model: &str| sums.get(&(group(entry), model)).copied().unwrap_or(0.0);
+        let group = &groups[group_of(entry)];
+        let sums = if group.counted.is_empty() { &group.repeated } else { &group.counted };
+        let of = |model: &str| sums.iter().find(|(name, _)| *name == model).map_or(0.0, |(_, sum)| *sum);
         surveys[entry.0].squared_norms = Some(entry.1.scan.operands.iter().map(|o| of(&o.model)).collect());
     }
     Ok(())
+}
+
+/// Squared norms of the task vectors of a group of tensors, by model: a tensor may lack a model.
+#[derive(Default)]
+struct Norms<'m> {
+    counted: Vec<(&'m str, f64)>,
+    /// Of tensors that repeat others.
+    repeated: Vec<(&'m str, f64)>,
+}
+
+/// Adds to the sum of a model. There are few models and many tensors.
+fn add_to<'m>(sums: &mut Vec<(&'m str, f64)>, model: &'m str, norm: f64) {
+    match sums.iter_mut().find(|(name, _)| *name == model) {
+        Some((_, sum)) => *sum += norm,
+        None => sums.push((model, norm)),
+    }
 }
 
 /// Ranks the magnitudes of each model's task vector over all tensors of which a part is kept, in the plan's order.

@@ -7,6 +7,10 @@ use onefold::cli::{Cli, Verb};
 use onefold::jobs;
 use onefold::progress::Shell;
 
+/// Names, shapes and notes of tens of thousands of tensors are made by all threads at once.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let shell = Shell::new(&cli);
