@@ -3,16 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
+use onefold_runtime::Aligned;
+
 /// A run of f32 numbers in the engine's memory. Callers copy in and out; operators work in place.
 #[derive(Clone, Default, PartialEq)]
 pub struct Buffer {
-    values: Vec<f32>,
+    values: Aligned,
 }
 
 impl Buffer {
     /// A buffer of zeros.
     pub fn zeros(len: usize) -> Self {
-        Self { values: vec![0.0; len] }
+        Self { values: Aligned::zeros(len) }
     }
 
     /// Number of elements.
@@ -27,7 +29,7 @@ impl Buffer {
 
     /// Changes the length; new elements are 0, old ones are kept. Shrinking keeps the memory for later.
     pub fn resize(&mut self, len: usize) {
-        self.values.resize(len, 0.0);
+        self.values.resize(len);
     }
 
     /// Copies `values` in, from element `start` on.
@@ -48,7 +50,7 @@ impl Buffer {
 
     /// All elements.
     pub fn to_vec(&self) -> Vec<f32> {
-        self.values.clone()
+        self.values.to_vec()
     }
 
     pub(crate) fn host(&self) -> &[f32] {
@@ -62,7 +64,7 @@ impl Buffer {
 
 impl From<Vec<f32>> for Buffer {
     fn from(values: Vec<f32>) -> Self {
-        Self { values }
+        Self { values: values.as_slice().into() }
     }
 }
 
