@@ -123,6 +123,15 @@ impl Library {
         }
     }
 
+    /// Says of the models of these names where they will lie: they were opened elsewhere, where their headers are already.
+    pub(crate) fn set_places(&mut self, named: &BTreeMap<String, PathBuf>) {
+        for (reference, model) in &mut self.models {
+            if let (Some(place), Some(dir)) = (named.get(&reference.path), model.dirs.first_mut()) {
+                *dir = place.clone();
+            }
+        }
+    }
+
     /// The model of a reference that was opened.
     pub fn get(&self, reference: &ModelRef) -> &Model {
         self.models.get(reference).expect("every reference of the recipe was opened")

@@ -22,8 +22,13 @@ fn apart(second: &str) -> String {
 
 #[track_caller]
 fn nothing_made(dir: &Path) {
+    nothing_made_but(dir, &[]);
+}
+
+#[track_caller]
+fn nothing_made_but(dir: &Path, expected: &[&str]) {
     let made: Vec<String> = listing(dir).into_iter().filter(|n| n.starts_with("out")).collect();
-    assert!(made.is_empty(), "{made:?}");
+    assert_eq!(made, expected);
 }
 
 fn with_narrow() -> TempDir {
@@ -69,6 +74,34 @@ fn what_headers_say_of_later_merges_is_known_before_the_first() {
     ran.fails(2, &["there: exists already"]);
     assert!(ran.stderr.matches("narrow").count() >= 2, "{}", ran.stderr);
     merge(dir, &apart("expert3"), "out", &[]).ok();
+}
+
+/// The product of the first has no headers yet, but they will be those of its donor.
+#[test]
+fn a_merge_on_a_merge_is_planned_before_the_first() {
+    let dir = with_narrow();
+    let dir = dir.path();
+    let narrow = CHAIN.replace(
+        "[{model: mean, parameters: {weight: 0.5}}]",
+        "[{model: mean}, {model: narrow}]\nparameters: {weight: 1}",
+    );
+    for more in [&[][..], &["--dry-run"]] {
+        merge(dir, &narrow, "out", more).fails(2, &["model.norm.weight", "narrow"]);
+        // Through a second merge, and with the same donor twice, which is not the same model twice.
+        let three = format!(
+            "name: again\nmerge_method: task_arithmetic\nbase_model: base\nmodels: [{{model: mean, parameters: {{weight: 1}}}}]\n---\n{}",
+            narrow.replace("model: mean}", "model: again}")
+        );
+        merge(dir, &three, "out", more).fails(2, &["model.norm.weight", "narrow"]);
+        merge(dir, &three.replace("narrow", "expert3"), "outs", more).ok();
+    }
+    nothing_made_but(dir, &["outs", "outs.merges"]);
+    // A product that has other tensors than its donor is waited for.
+    let cut = "name: short\nmerge_method: passthrough\nslices: [{sources: [{model: base, layer_range: [0, 1]}]}]\n---\n\
+        merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: short}, {model: base}]\n";
+    let ran = merge(dir, cut, "out", &[]);
+    ran.fails(2, &["missing in short"]);
+    assert_eq!(listing(&dir.join("out.merges")), ["short"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod budget;
 mod dry_run;
 mod emr;
 mod identity;
+mod judge;
 mod place;
 mod record;
 
@@ -23,7 +24,7 @@ use crate::progress::{Failure, Shell};
 use crate::recipe::{self, ModelRef, Problems, Recipe};
 use budget::Budget;
 use dry_run::{dry_run, show_waiting};
-use identity::{identity, is_done};
+use identity::identity;
 use record::Run;
 
 /// Runs the job.
@@ -159,41 +160,6 @@ enum State<'r> {
 }
 
 impl Session<'_> {
-    /// Decides all steps, as far as that is possible before any of them has run: their plans, and whether each may write
-    /// where it is to.
-    fn judge<'s>(&self, steps: &'s [Step<'_>], inputs: &[PathBuf]) -> Result<Vec<State<'s>>, Failure> {
-        let (mut states, mut problems) = (Vec::new(), Vec::new());
-        for step in steps {
-            let made = |need: &PathBuf| {
-                steps.iter().zip(&states).any(|(s, state)| s.out == *need && matches!(state, State::Done))
-            };
-            let state = if step.needs.iter().all(made) { self.plan(step) } else { Ok(State::Waiting) };
-            states.push(match state {
-                Ok(state) => state,
-                Err(Failure::Usage(more)) => {
-                    problems.extend(more);
-                    State::Waiting
-                }
-                Err(failure) => return Err(failure),
-            });
-        }
-        let to_make = steps.iter().enumerate().filter(|(i, _)| !matches!(states[*i], State::Done));
-        for (at, step) in to_make {
-            // What any step reads or makes must outlast this one.
-            let others = steps.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, other)| &other.out);
-            let kept: Vec<PathBuf> = inputs.iter().chain(others).cloned().collect();
-            problems.extend(place::check(&step.out, &kept, self.args.force).err().map(|e| e.to_string()));
-        }
-        if problems.is_empty() { Ok(states) } else { Err(Failure::Usage(problems)) }
-    }
-
-    /// Plans a step of which all inputs are there, unless its product is too.
-    fn plan<'s>(&self, step: &'s Step<'_>) -> Result<State<'s>, Failure> {
-        let merge = self.prepare(step)?;
-        let done = is_done(&step.out, &merge.job, &merge.layout) && !self.args.force;
-        Ok(if done { State::Done } else { State::Ready(Box::new(merge)) })
-    }
-
     /// One merge from recipe to output.
     fn one(&self, step: &Step<'_>, state: State<'_>) -> Result<(), Failure> {
         let merge = match state {
@@ -225,12 +191,25 @@ impl Session<'_> {
 
     /// Opens the models and plans.
     fn prepare<'s>(&self, step: &'s Step<'_>) -> Result<Prepared<'s>, Failure> {
-        let Self { args, common, shell, named } = self;
-        let Step { recipe, out, .. } = step;
         let begin = Instant::now();
-        let (hub, dir) = (hub_config(common)?, dir_of(&args.recipe));
-        let library = Library::open(&Wanted::of(recipe), named, dir, &hub, &mut tell_hub(shell))
-            .map_err(Failure::Usage)?;
+        self.decide(step, self.open_models(step, &self.named)?, begin)
+    }
+
+    /// The models of a step; those that other steps make are where `named` says.
+    fn open_models(&self, step: &Step<'_>, named: &BTreeMap<String, PathBuf>) -> Result<Library, Failure> {
+        let (hub, dir) = (hub_config(self.common)?, dir_of(&self.args.recipe));
+        let wanted = Wanted::of(step.recipe);
+        Library::open(&wanted, named, dir, &hub, &mut tell_hub(self.shell)).map_err(Failure::Usage)
+    }
+
+    fn decide<'s>(
+        &self,
+        step: &'s Step<'_>,
+        library: Library,
+        begin: Instant,
+    ) -> Result<Prepared<'s>, Failure> {
+        let (args, common) = (self.args, self.common);
+        let Step { recipe, out, .. } = step;
         let method = methods::find(&recipe.method.value).expect("the method was checked");
         let plan = plan::plan(recipe, method, &library, self.options()).map_err(Failure::Usage)?;
         let layout = plan.layout(args.max_shard_size);
