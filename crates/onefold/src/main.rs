@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => jobs::inspect::run(args, &cli.common, &shell),
         Verb::Methods(args) => jobs::methods::run(args, &shell),
     };
-    match outcome {
+    match outcome.and_then(|()| shell.lost_results().map_or(Ok(()), Err)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             shell.fail(&failure);
