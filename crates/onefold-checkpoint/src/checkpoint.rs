@@ -19,7 +19,7 @@ const WEIGHTS: [(&str, bool); 4] = [
 ];
 
 /// A checkpoint whose headers were all read and found consistent. Data is mapped, not read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     dir: PathBuf,
     files: Vec<Arc<MappedFile>>,

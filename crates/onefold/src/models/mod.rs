@@ -8,6 +8,7 @@ mod trained_on;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use onefold_checkpoint::Checkpoint;
 use rayon::prelude::*;
@@ -19,7 +20,7 @@ use crate::hub::{HubConfig, HubEvent};
 use crate::recipe::{ModelRef, Recipe};
 
 /// A model whose headers were read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Model {
     /// The reference as text, local paths in their plain form: how messages and the report name the model.
     pub label: String,
@@ -29,7 +30,7 @@ pub struct Model {
     /// Names of the tensors that its adapter adds to those of its base.
     pub added: Vec<String>,
     /// Its tensors.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
     /// Its `config.json`, if it has one.
     pub config: Option<Value>,
     /// Whether it is a local directory (and not a hub name).
@@ -88,10 +89,29 @@ impl Library {
         config: &HubConfig,
         events: &mut dyn FnMut(HubEvent<'_>),
     ) -> Result<Self, Vec<String>> {
+        Self::default().open_with(wanted, named, recipe_dir, config, events)
+    }
+
+    /// The same, without reading again what this library holds.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        &self,
+        wanted: &[Wanted<'_>],
+        named: &BTreeMap<String, PathBuf>,
+        recipe_dir: &Path,
+        config: &HubConfig,
+        events: &mut dyn FnMut(HubEvent<'_>),
+    ) -> Result<Self, Vec<String>> {
         let mut locator = Locator::new(named, recipe_dir, config.clone(), events);
+        let (mut library, mut problems) = (Self::default(), Vec::new());
         let mut located: Vec<(&ModelRef, Result<Located, Vec<String>>)> = Vec::new();
         for wanted in wanted {
-            if !located.iter().any(|(model, _)| *model == wanted.model) {
+            // A task's model depends on the base that it is wanted on, too.
+            if let Some(known) = self.models.get(wanted.model).filter(|model| !model.extracted) {
+                library.models.insert(wanted.model.clone(), known.clone());
+            } else if !located.iter().any(|(model, _)| *model == wanted.model) {
                 located.push((wanted.model, locator.locate(*wanted)));
             }
         }
@@ -101,7 +121,6 @@ impl Library {
             .into_par_iter()
             .map(|(model, located)| (model, located.and_then(Located::read)))
             .collect();
-        let (mut library, mut problems) = (Self::default(), Vec::new());
         for (reference, model) in opened {
             match model {
                 Ok(model) => drop(library.models.insert(reference.clone(), model)),

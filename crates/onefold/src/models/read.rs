@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use onefold_checkpoint::emr::MODEL_FILES;
 use onefold_checkpoint::{Checkpoint, CheckpointError, adapter};
@@ -49,7 +50,7 @@ impl Located {
             mask_name: label.clone(),
             label,
             added,
-            checkpoint,
+            checkpoint: Arc::new(checkpoint),
             config,
             local,
             dirs,
@@ -68,7 +69,7 @@ fn extract(extracted: Extracted, dir: &Path, label: &str) -> Result<(Checkpoint,
     let mut dirs = vec![dir.to_owned(), dir.join(MODEL_FILES)];
     dirs.extend(base.dirs);
     dirs.retain(|dir| dir.is_dir());
-    let checkpoint = artefact.extract(base.checkpoint, task);
+    let checkpoint = artefact.extract(Arc::unwrap_or_clone(base.checkpoint), task);
     let say = |errors: Vec<CheckpointError>| -> Vec<String> {
         errors.iter().map(|e| format!("model {label}: {e}")).collect()
     };

@@ -21,11 +21,7 @@ impl Session<'_> {
     ///
     /// # Errors
     /// [`Failure::Usage`] with all problems of all steps.
-    pub(super) fn judge<'s>(
-        &self,
-        steps: &'s [Step<'_>],
-        inputs: &[PathBuf],
-    ) -> Result<Vec<State<'s>>, Failure> {
+    pub(super) fn judge<'s>(&self, steps: &'s [Step<'_>]) -> Result<Vec<State<'s>>, Failure> {
         let (mut states, mut problems, mut headers) = (Vec::new(), Vec::new(), BTreeMap::new());
         for step in steps {
             let is_made = |need: &PathBuf| {
@@ -44,7 +40,7 @@ impl Session<'_> {
             headers.extend(step.recipe.name.as_ref().map(|name| name.value.clone()).zip(like));
             states.push(state);
         }
-        problems.extend(self.misplaced(steps, &states, inputs));
+        problems.extend(self.misplaced(steps, &states));
         if problems.is_empty() { Ok(states) } else { Err(Failure::Usage(problems)) }
     }
 
@@ -76,12 +72,13 @@ impl Session<'_> {
     }
 
     /// What is wrong with the places of the products that are still to be made.
-    fn misplaced(&self, steps: &[Step<'_>], states: &[State<'_>], inputs: &[PathBuf]) -> Vec<String> {
+    fn misplaced(&self, steps: &[Step<'_>], states: &[State<'_>]) -> Vec<String> {
+        let inputs = || self.opened.all().flat_map(|model| &model.dirs);
         let to_make = steps.iter().enumerate().filter(|(i, _)| !matches!(states[*i], State::Done));
         let problem = |(at, step): (usize, &Step<'_>)| {
             // What any step reads or makes must outlast this one.
             let others = steps.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, other)| &other.out);
-            let kept: Vec<PathBuf> = inputs.iter().chain(others).cloned().collect();
+            let kept: Vec<PathBuf> = inputs().chain(others).cloned().collect();
             place::check(&step.out, &kept, self.args.force).err().map(|e| e.to_string())
         };
         to_make.filter_map(problem).collect()

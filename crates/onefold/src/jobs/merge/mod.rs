@@ -32,27 +32,27 @@ use record::Run;
 /// # Errors
 /// [`Failure::Usage`] with all problems of recipes, inputs and places, or [`Failure::Job`].
 pub fn run(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(), Failure> {
-    let (recipes, inputs) = read_recipes(args, common, shell)?;
+    let (recipes, opened) = read_recipes(args, common, shell)?;
     let steps = steps(&recipes, args);
     let named = steps.iter().filter_map(|s| Some((s.recipe.name.as_ref()?.value.clone(), s.out.clone())));
-    let session = Session { args, common, shell, named: named.collect() };
+    let session = Session { args, common, shell, opened, named: named.collect() };
     if steps.iter().all(|step| step.out != args.output) {
         let out = args.output.display();
         shell.warn(&format!(
             "every merge has a `name`, so none of them makes {out}: leave it out of the final one"
         ));
     }
-    let states = session.judge(&steps, &inputs)?;
-    steps.iter().zip(states).try_for_each(|(step, state)| session.one(step, state))
+    let states = session.judge(&steps)?;
+    steps.iter().zip(states).try_for_each(|(step, state)| session.one(step, state))?;
+    // To free very many tensors takes a tenth of the time of a merge; nobody has to wait for it.
+    let Session { opened, .. } = session;
+    std::thread::spawn(move || drop(opened));
+    Ok(())
 }
 
 /// Reads and judges all recipes of the file, and opens the models that exist already, so that everything that is wrong
-/// comes in one answer. Returns the recipes in the order in which they run, and every directory that is read for them.
-fn read_recipes(
-    args: &MergeArgs,
-    common: &Common,
-    shell: &Shell,
-) -> Result<(Vec<Recipe>, Vec<PathBuf>), Failure> {
+/// comes in one answer. Returns the recipes in the order in which they run, and those models.
+fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(Vec<Recipe>, Library), Failure> {
     let file = args.recipe.display().to_string();
     let text = std::fs::read_to_string(&args.recipe)
         .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
@@ -79,8 +79,8 @@ fn read_recipes(
         &hub_config(common)?,
         &mut tell_hub(shell),
     );
-    let inputs = match opened {
-        Ok(library) if all.is_empty() => library.all().flat_map(|m| m.dirs.clone()).collect(),
+    let library = match opened {
+        Ok(library) if all.is_empty() => library,
         opened => {
             all.extend(opened.err().unwrap_or_default());
             return Err(Failure::Usage(all));
@@ -88,7 +88,7 @@ fn read_recipes(
     };
     problems.warning_texts().iter().for_each(|w| shell.warn(w));
     let mut recipes: Vec<Option<Recipe>> = recipes.into_iter().map(Some).collect();
-    Ok((order.into_iter().filter_map(|i| recipes[i].take()).collect(), inputs))
+    Ok((order.into_iter().filter_map(|i| recipes[i].take()).collect(), library))
 }
 
 /// What the recipes read that none of them makes.
@@ -130,6 +130,8 @@ struct Session<'a> {
     args: &'a MergeArgs,
     common: &'a Common,
     shell: &'a Shell,
+    /// The models that no step makes.
+    opened: Library,
     /// Where the merges with names go.
     named: BTreeMap<String, PathBuf>,
 }
@@ -183,7 +185,7 @@ impl Session<'_> {
             return Ok(());
         }
         self.merge(&merge)?;
-        // To free very many tensors takes a tenth of the time of a merge; nobody has to wait for it.
+        // As in `run`.
         let Prepared { library, plan, .. } = *merge;
         std::thread::spawn(move || drop((library, plan)));
         Ok(())
@@ -199,7 +201,8 @@ impl Session<'_> {
     fn open_models(&self, step: &Step<'_>, named: &BTreeMap<String, PathBuf>) -> Result<Library, Failure> {
         let (hub, dir) = (hub_config(self.common)?, dir_of(&self.args.recipe));
         let wanted = Wanted::of(step.recipe);
-        Library::open(&wanted, named, dir, &hub, &mut tell_hub(self.shell)).map_err(Failure::Usage)
+        let events = &mut tell_hub(self.shell);
+        self.opened.open_with(&wanted, named, dir, &hub, events).map_err(Failure::Usage)
     }
 
     fn decide<'s>(
