@@ -108,6 +108,9 @@ impl Kind {
             Self::Number { min, max, min_open } => {
                 let number = value.as_number().ok_or_else(refused)?;
                 let above = if *min_open { number > *min } else { number >= *min };
+                if number.is_finite() && number.abs() > f64::from(f32::MAX) {
+                    return Err(format!("{}, which is more than f32 holds (3.4e38)", refused()));
+                }
                 let inside = number.is_finite() && above && number <= *max;
                 if inside { Ok(Value::Number(number)) } else { Err(refused()) }
             }
@@ -316,6 +319,13 @@ mod tests {
         );
         assert_eq!(Kind::TextList.check(&text("a")), Ok(Value::TextList(vec!["a".into()])));
         assert!(Kind::TextList.check(&Value::Number(1.0)).is_err());
+    }
+
+    #[test]
+    fn numbers_that_f32_cannot_hold_are_refused() {
+        let message = Kind::NUMBER.check(&Value::Number(-1e300)).unwrap_err();
+        assert!(message.starts_with("expected a number, found ") && message.ends_with("f32 holds (3.4e38)"));
+        assert_eq!(Kind::NUMBER.check(&Value::Number(3e38)), Ok(Value::Number(3e38)));
     }
 
     #[test]
