@@ -105,8 +105,7 @@ impl Attention {
             }
         };
         let cap = cap.map(|cap| cap as f32);
-        let shape =
-            heads::Attention { heads, kv_heads, head_dim, scale: scale as f32, cap, mask, layout };
+        let shape = heads::Attention { heads, kv_heads, head_dim, scale: scale as f32, cap, mask, layout };
         let output = linear(Role::AttentionOutput)?;
         Some(Self { layer, projections, head_norms, output, shape, rope, dropout: settings.dropout })
     }
@@ -132,13 +131,7 @@ impl Attention {
         self.output.forward(pass, out, y, &mut linears[OUTPUT], scratch);
     }
 
-    fn project(
-        &self,
-        pass: &Pass<'_>,
-        x: &Buffer,
-        saved: &mut AttentionSaved,
-        scratch: &mut LinearScratch,
-    ) {
+    fn project(&self, pass: &Pass<'_>, x: &Buffer, saved: &mut AttentionSaved, scratch: &mut LinearScratch) {
         let AttentionSaved { qkv, raw, statistics, linears, .. } = saved;
         let maps = self.maps();
         for (part, map) in maps.iter().enumerate() {

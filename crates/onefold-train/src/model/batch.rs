@@ -314,7 +314,12 @@ mod tests {
             let error = batch.check_targets(per, classes, tasks).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         };
-        refused(Answers::PerSequence, 4, 2, "the batch has 3 targets, the head gives 1 answers (one per sequence)");
+        refused(
+            Answers::PerSequence,
+            4,
+            2,
+            "the batch has 3 targets, the head gives 1 answers (one per sequence)",
+        );
         refused(Answers::PerToken, 3, 2, "target 1 is 3, the head has 3 classes");
         refused(Answers::PerToken, 4, 1, "target 0 is of task 1, there are 1");
         batch.targets.pop();

@@ -43,7 +43,8 @@ impl Gradients {
 
     /// All gradients of this step, in the order of parameters.
     pub fn iter(&self) -> impl Iterator<Item = (ParameterId, &Buffer)> {
-        let present = self.buffers.iter().zip(&self.present).enumerate().filter(|(_, (_, present))| **present);
+        let present =
+            self.buffers.iter().zip(&self.present).enumerate().filter(|(_, (_, present))| **present);
         present.map(|(index, (buffer, _))| (ParameterId::new(index), buffer))
     }
 
@@ -84,7 +85,6 @@ impl Lent {
     pub(super) fn parts(&mut self) -> (&mut Buffer, Write) {
         (&mut self.buffer, self.write)
     }
-
 }
 
 /// The way back.
@@ -138,7 +138,9 @@ mod tests {
                 put(&mut gradients, 3, value);
             }
             assert_eq!(gradients.get(ParameterId::new(3)).unwrap().to_vec(), [3.0]);
-            assert!(gradients.get(ParameterId::new(2)).is_none() && gradients.get(ParameterId::new(9)).is_none());
+            assert!(
+                gradients.get(ParameterId::new(2)).is_none() && gradients.get(ParameterId::new(9)).is_none()
+            );
         }
         assert_eq!((gradients.iter().count(), gradients.bytes()), (1, 4));
     }

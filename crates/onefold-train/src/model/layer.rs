@@ -94,17 +94,27 @@ pub struct Scratch {
     linear: LinearScratch,
 }
 
+impl Scratch {
+    /// Free between layers: where the gradient of a final norm's result may be.
+    pub(super) fn gradient(&mut self) -> &mut Buffer {
+        &mut self.d_normed
+    }
+}
+
 /// The attention part and the feed-forward part of a layer.
 const ATTENTION: usize = 0;
 const FEED_FORWARD: usize = 1;
 
 impl Layer {
     /// Layer `number` of a half; `None` if the parameters lack a part of it.
-    pub fn find(parameters: &Parameters, half: Half, number: usize, settings: &LayerSettings) -> Option<Self> {
+    pub fn find(
+        parameters: &Parameters,
+        half: Half,
+        number: usize,
+        settings: &LayerSettings,
+    ) -> Option<Self> {
         let LayerSettings { placement, dropout, activation, .. } = *settings;
-        let norm = |role| {
-            Norm::find(parameters, (half, Some(number)), role, settings.norm, settings.epsilon)
-        };
+        let norm = |role| Norm::find(parameters, (half, Some(number)), role, settings.norm, settings.epsilon);
         let post_norms = match placement {
             Placement::Around => Some([norm(Role::AttentionPostNorm)?, norm(Role::FeedForwardPostNorm)?]),
             Placement::Before | Placement::After => None,

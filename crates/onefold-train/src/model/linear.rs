@@ -38,11 +38,7 @@ pub struct LinearScratch {
 
 impl Linear {
     /// The map of a role; `None` if the model has none.
-    pub fn find(
-        parameters: &Parameters,
-        (half, layer): (Half, Option<usize>),
-        role: Role,
-    ) -> Option<Self> {
+    pub fn find(parameters: &Parameters, (half, layer): (Half, Option<usize>), role: Role) -> Option<Self> {
         let part = |part| parameters.find(half, layer, role, part);
         let weight = part(Part::Weight).or_else(|| part(Part::Transposed))?;
         let (outputs, inputs, layout) = parameters[weight].spec()?.linear_dims();
@@ -135,7 +131,8 @@ impl Linear {
         let dropout = pass.dropout(adapter.dropout, Site::Adapter(self.weight.index()));
         let ids = [Some(adapter.a), Some(adapter.b), adapter.magnitude];
         let mut lent = ids.map(|id| back.lend(id));
-        let [Some((a, write)), Some((b, _)), magnitude] = lent.each_mut().map(|l| l.as_mut().map(Lent::parts))
+        let [Some((a, write)), Some((b, _)), magnitude] =
+            lent.each_mut().map(|l| l.as_mut().map(Lent::parts))
         else {
             unreachable!("factors are trained")
         };

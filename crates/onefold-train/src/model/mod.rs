@@ -3,7 +3,7 @@
 //! ```text
 //! Checkpoint ─ Parameters::load ─▶ Parameters ── adapt ──▶ … with LoRA factors
 //!                                     │ built from roles
-//! Batch ──────────────────────────▶ Decoder, … : embedding ▶ Stack of Layers ▶ norm ▶ head ▶ Losses
+//! Batch ──────────────────────────▶ TextModel, … : embedding ▶ Stack of Layers ▶ norm ▶ head ▶ Losses
 //!                                     │ and back up
 //!                                     ▼
 //!                               GradientSink: one tensor's gradient after the other
@@ -21,24 +21,35 @@
 
 mod attention;
 mod batch;
+mod embedding;
+mod error;
 mod feed_forward;
 mod gradients;
+mod head;
 mod layer;
 mod linear;
 mod norm;
 mod parameters;
 mod pass;
 mod stack;
+#[cfg(test)]
+mod testing;
+mod text;
 
 pub use attention::{Attention, AttentionSaved, AttentionSettings};
 pub use batch::{Batch, BatchError, Limits, Sequence, next_tokens};
+pub use embedding::{Embedding, EmbeddingSaved, EmbeddingSettings};
+pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardSaved};
 pub use gradients::{GradientSink, Gradients};
+pub use head::{ClassHead, ClassSaved, HeadSettings, LanguageHead, LanguageScratch};
 pub use layer::{Layer, LayerSaved, LayerSettings, Placement, Scratch};
 pub use linear::{Linear, LinearSaved};
 pub use norm::Norm;
 pub use parameters::{
-    AdaptError, AdapterSettings, Factor, Origin, Parameter, ParameterId, Parameters, ParametersError, Part, SaveError, Trained,
+    AdaptError, AdapterSettings, Factor, Origin, Parameter, ParameterId, Parameters, ParametersError, Part,
+    SaveError, Trained,
 };
 pub use pass::{Coins, Pass};
 pub use stack::{Activations, Keep, Stack};
+pub use text::{TextModel, TextSettings, Training};

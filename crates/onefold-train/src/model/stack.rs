@@ -3,13 +3,15 @@
 //! The stream is what flows from layer to layer. How much is kept of a forward pass ([`Keep`]) is a matter of memory only:
 //! with the layers' inputs alone, the backward pass repeats each layer's forward pass, dropout included, to the bit.
 
-use onefold_engine::Buffer;
+use onefold_engine::cpu::norm::{Input, Kind};
+use onefold_engine::{Buffer, Write};
 
 use super::gradients::Backward;
 use super::layer::{Layer, LayerSaved, LayerSettings, Scratch};
+use super::norm::Norm;
 use super::parameters::{Parameters, Trained};
 use super::pass::Pass;
-use crate::families::Half;
+use crate::families::{Half, Role};
 
 /// What is kept of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +24,12 @@ pub enum Keep {
     Everything,
 }
 
-/// Layers that are passed one after the other.
+/// Layers that are passed one after the other, and the norm behind the last.
 #[derive(Debug, Clone)]
 pub struct Stack {
     half: Half,
     layers: Vec<Layer>,
+    final_norm: Option<Norm>,
 }
 
 /// What the layers leave, and work in; reused from step to step.
@@ -36,15 +39,31 @@ pub struct Activations {
     stream: Vec<Buffer>,
     /// One per layer, or one for all.
     saved: Vec<LayerSaved>,
+    /// The result of the final norm.
+    normed: Buffer,
+    statistics: Buffer,
+    /// Gradient of the stream.
+    d: Buffer,
     scratch: Scratch,
 }
 
 impl Stack {
-    /// The layers of a half; `None` if the parameters lack a part of one.
-    pub fn find(parameters: &Parameters, half: Half, settings: &[LayerSettings]) -> Option<Self> {
+    /// The layers of a half, and its final norm if `norm` gives its kind and epsilon; `None` if the parameters lack a part.
+    pub fn find(
+        parameters: &Parameters,
+        half: Half,
+        settings: &[LayerSettings],
+        norm: Option<(Kind, f64)>,
+    ) -> Option<Self> {
         let layer = |(number, settings)| Layer::find(parameters, half, number, settings);
         let layers = settings.iter().enumerate().map(layer).collect::<Option<_>>()?;
-        Some(Self { half, layers })
+        let final_norm = match norm {
+            Some((kind, epsilon)) => {
+                Some(Norm::find(parameters, (half, None), Role::FinalNorm, kind, epsilon)?)
+            }
+            None => None,
+        };
+        Some(Self { half, layers, final_norm })
     }
 
     /// Where the input of the first layer has to be written before [`Stack::forward`].
@@ -59,19 +78,32 @@ impl Stack {
         &mut activations.stream[0]
     }
 
-    /// Passes all layers; returns the result of the last.
+    /// Passes all layers; returns the result.
     pub fn forward<'a>(&self, pass: &Pass<'_>, activations: &'a mut Activations) -> &'a Buffer {
         (0..self.layers.len()).for_each(|number| self.layer_forward(pass, number, activations));
-        self.output(activations)
+        let Activations { stream, normed, statistics, .. } = activations;
+        if let Some(norm) = &self.final_norm {
+            norm.forward(pass, Input::Ready(self.last(stream)), normed, statistics);
+        }
+        self.output(activations).0
     }
 
-    /// The result of the last layer after a forward pass.
-    pub fn output<'a>(&self, activations: &'a Activations) -> &'a Buffer {
-        &activations.stream[self.layers.len() % activations.stream.len()]
+    /// The result of a forward pass, and where its gradient has to be written before [`Stack::backward`].
+    pub(super) fn output<'a>(&self, activations: &'a mut Activations) -> (&'a Buffer, &'a mut Buffer) {
+        let Activations { stream, normed, scratch, d, .. } = activations;
+        match self.final_norm {
+            Some(_) => (normed, scratch.gradient()),
+            None => (self.last(stream), d),
+        }
+    }
+
+    /// The result of the last layer.
+    fn last<'a>(&self, stream: &'a [Buffer]) -> &'a Buffer {
+        &stream[self.layers.len() % stream.len()]
     }
 
     fn layer_forward(&self, pass: &Pass<'_>, number: usize, activations: &mut Activations) {
-        let Activations { stream, saved, scratch } = activations;
+        let Activations { stream, saved, scratch, .. } = activations;
         let (from, to, slot) = (number % stream.len(), (number + 1) % stream.len(), number % saved.len());
         // Out of the list while it is written: its neighbour is read.
         let mut y = std::mem::take(&mut stream[to]);
@@ -79,15 +111,18 @@ impl Stack {
         stream[to] = y;
     }
 
-    /// Gradients of the parameters for `d`, the gradient of the last layer's result. Returns whether `d` has become the
-    /// gradient of the first layer's input: layers below which nothing is trained are not passed.
-    pub(super) fn backward(
+    /// Gradients of the parameters, from that of the result. Returns the gradient of the first layer's input, unless nothing
+    /// is trained below it: layers below which nothing is trained are not passed.
+    pub(super) fn backward<'a>(
         &self,
         back: &mut Backward<'_>,
-        d: &mut Buffer,
-        activations: &mut Activations,
+        activations: &'a mut Activations,
         keep: Keep,
-    ) -> bool {
+    ) -> Option<&'a mut Buffer> {
+        let Activations { stream, statistics, d, scratch, .. } = activations;
+        if let Some(norm) = &self.final_norm {
+            norm.backward(back, self.last(stream), statistics, scratch.gradient(), (d, Write::Set));
+        }
         let trained = back.pass.parameters.first_trained(self.half);
         let lowest = match trained {
             Trained::Embeddings => 0,
@@ -98,10 +133,10 @@ impl Stack {
             if keep == Keep::Inputs {
                 self.layer_forward(back.pass, number, activations);
             }
-            let Activations { stream, saved, scratch } = activations;
+            let Activations { stream, saved, d, scratch, .. } = activations;
             let slot = number % saved.len();
             self.layers[number].backward(back, &stream[number], d, &mut saved[slot], scratch);
         }
-        trained == Trained::Embeddings
+        (trained == Trained::Embeddings).then_some(&mut activations.d)
     }
 }

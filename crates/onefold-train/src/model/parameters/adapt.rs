@@ -43,10 +43,14 @@ pub enum AdaptError {
         expected: &'static str,
     },
     /// The choice names no tensor.
-    #[error("adapter: no weight of the model is among the targets; name modules such as `q_proj`, or all linear maps")]
+    #[error(
+        "adapter: no weight of the model is among the targets; name modules such as `q_proj`, or all linear maps"
+    )]
     NoTarget,
     /// The choice names a tensor that is no adaptable linear map.
-    #[error("adapter: `{tensor}` cannot be adapted: adapters are for linear maps of layers, not for {role:?}")]
+    #[error(
+        "adapter: `{tensor}` cannot be adapted: adapters are for linear maps of layers, not for {role:?}"
+    )]
     NotLinear {
         /// The tensor.
         tensor: String,

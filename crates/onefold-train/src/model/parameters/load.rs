@@ -63,7 +63,8 @@ impl Parameters {
         }
         let read = |(spec, name): (TensorSpec, String)| {
             let tensor = &stored[&name];
-            let value = read(&spec, tensor, trainable(&spec)).map_err(|at| format!("`{name}` (element {at})"))?;
+            let value =
+                read(&spec, tensor, trainable(&spec)).map_err(|at| format!("`{name}` (element {at})"))?;
             let origin = Origin::Stored { spec, tensor: tensor.clone() };
             Ok(Parameter { name, shape: tensor.shape.clone(), origin, value })
         };

@@ -77,9 +77,8 @@ impl Parameters {
 
     /// Every tensor of the checkpoint with its name, in the order of names.
     fn sources(&self) -> Vec<(&str, Source<'_>)> {
-        let parameters = (0..self.entries.len()).filter_map(|index| {
-            Some((self.entries[index].name.as_str(), self.source(ParameterId(index))?))
-        });
+        let parameters = (0..self.entries.len())
+            .filter_map(|index| Some((self.entries[index].name.as_str(), self.source(ParameterId(index))?)));
         let kept = self.kept.iter().map(|(name, kept)| match kept {
             Kept::AsStored(tensor) => (name.as_str(), Source::Stored(tensor)),
             Kept::Tied(id) => (name.as_str(), self.source(*id).expect("tied to a stored tensor")),
