@@ -27,7 +27,14 @@ impl Buffer {
 
     /// Changes the length; new elements are 0, old ones are kept. Shrinking keeps the memory for later.
     pub fn resize(&mut self, len: usize) {
+        // Exactly: buffers are large, and grow to the size of the largest batch only.
+        self.values.reserve_exact(len.saturating_sub(self.values.len()));
         self.values.resize(len, 0.0);
+    }
+
+    /// Bytes that it holds, also those that shrinking has left.
+    pub fn bytes(&self) -> usize {
+        self.values.capacity() * size_of::<f32>()
     }
 
     /// Copies `values` in, from element `start` on.

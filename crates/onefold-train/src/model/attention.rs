@@ -8,7 +8,8 @@ use onefold_engine::cpu::rope::{self, Heads, Turn};
 use onefold_engine::{Buffer, Write};
 
 use super::gradients::Backward;
-use super::linear::{Linear, LinearSaved, LinearScratch};
+use super::linear::{Linear, LinearSaved, LinearScratch, LinearScratchBytes};
+use super::memory::{BatchShape, F32, held};
 use super::norm::Norm;
 use super::parameters::Parameters;
 use super::pass::Pass;
@@ -72,9 +73,23 @@ pub struct AttentionSaved {
 
 /// Memory of the backward pass, shared by all layers.
 #[derive(Debug, Default)]
-pub struct AttentionScratch {
+pub(super) struct AttentionScratch {
     d_out: Buffer,
     d_qkv: [Buffer; 3],
+}
+
+impl AttentionSaved {
+    pub(super) fn bytes(&self) -> usize {
+        let Self { qkv, raw, statistics, out, log_sums, linears } = self;
+        held(qkv.iter().chain(raw).chain(statistics).chain([out, log_sums]))
+            + linears.iter().map(LinearSaved::bytes).sum::<usize>()
+    }
+}
+
+impl AttentionScratch {
+    pub(super) fn bytes(&self) -> usize {
+        held(self.d_qkv.iter().chain([&self.d_out]))
+    }
 }
 
 /// Place of the output's map among the saved ones.
@@ -215,6 +230,36 @@ impl Attention {
             Projections::Fused(_) => Inputs { q: &qkv[0], k: &qkv[0], v: &qkv[0] },
             Projections::Separate(_) => Inputs { q: &qkv[0], k: &qkv[1], v: &qkv[2] },
         }
+    }
+
+    /// Bytes of what is saved.
+    pub(super) fn saved_bytes(&self, shape: &BatchShape) -> usize {
+        let maps = self.maps();
+        let results: usize = maps.iter().map(|map| map.result_bytes(shape)).sum();
+        let norms = self
+            .head_norms
+            .iter()
+            .flatten()
+            .zip(maps)
+            .map(|(norm, map)| map.result_bytes(shape) + norm.saved_bytes(shape.rows * map.outputs()));
+        let log_sums = if shape.training() { shape.rows * self.shape.heads * F32 } else { 0 };
+        let linears = maps.iter().chain([&self.output]).map(|map| map.saved_bytes(shape)).sum::<usize>();
+        results + norms.sum::<usize>() + self.out_bytes(shape) + log_sums + linears
+    }
+
+    /// Bytes of the scratch.
+    pub(super) fn scratch_bytes(&self, shape: &BatchShape) -> (usize, LinearScratchBytes) {
+        let results: usize = self.maps().iter().map(|map| map.result_bytes(shape)).sum();
+        let own = if shape.training() { self.out_bytes(shape) + results } else { 0 };
+        let linear = self
+            .maps()
+            .iter()
+            .fold(self.output.scratch_bytes(shape), |most, map| most.max(map.scratch_bytes(shape)));
+        (own, linear)
+    }
+
+    fn out_bytes(&self, shape: &BatchShape) -> usize {
+        shape.rows * self.shape.heads * self.shape.head_dim * F32
     }
 
     fn maps(&self) -> &[Linear] {

@@ -6,6 +6,7 @@ use onefold_engine::{Buffer, Write};
 
 use super::batch::{Batch, BatchError, Limits};
 use super::gradients::{Backward, Lent};
+use super::memory::{BatchShape, F32, held};
 use super::norm::Norm;
 use super::parameters::{ParameterId, Parameters, Part};
 use super::pass::{Pass, Site};
@@ -66,6 +67,14 @@ pub struct EmbeddingSaved {
     groups: Groups,
 }
 
+impl EmbeddingSaved {
+    /// Bytes that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        let Self { positions, sum, statistics, d_sum, groups } = self;
+        held([sum, statistics, d_sum]) + groups.bytes() + positions.capacity() * size_of::<u32>()
+    }
+}
+
 impl Of {
     fn name(self) -> &'static str {
         match self {
@@ -103,6 +112,22 @@ impl Embedding {
         let tokens = Table { scale: scale.unwrap_or(1.0), padding, ..tokens };
         let tables = [Some(tokens), positions, types].into_iter().flatten().collect();
         Some(Self { tables, norm, width, dropout, first_position, limits })
+    }
+
+    /// Width of the rows.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Bytes that come to be held.
+    pub(super) fn bytes(&self, shape: &BatchShape) -> usize {
+        let matrix = shape.rows * self.width * F32;
+        let norm = self.norm.map_or(0, |norm| {
+            let gradient = if shape.training() { matrix } else { 0 };
+            matrix + gradient + norm.saved_bytes(shape.rows * self.width)
+        });
+        let groups = if shape.training() { shape.rows * size_of::<u64>() } else { 0 };
+        norm + groups + shape.rows * size_of::<u32>()
     }
 
     /// What a batch may contain.

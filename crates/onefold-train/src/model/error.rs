@@ -6,9 +6,12 @@ use super::batch::BatchError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The parameters were loaded for another configuration.
-    #[error("the parameters are not those of this configuration: load them with the same config.json")]
-    OtherParameters,
+    /// The model does not read text.
+    #[error("a model of type `{model_type}` does not read text")]
+    NotText {
+        /// Its `model_type`.
+        model_type: String,
+    },
     /// The batch does not fit.
     #[error(transparent)]
     Batch(#[from] BatchError),

@@ -4,7 +4,8 @@ use onefold_engine::cpu::activation::{self, Activation};
 use onefold_engine::{Buffer, Write};
 
 use super::gradients::Backward;
-use super::linear::{Linear, LinearSaved, LinearScratch};
+use super::linear::{Linear, LinearSaved, LinearScratch, LinearScratchBytes};
+use super::memory::{BatchShape, F32, held};
 use super::parameters::Parameters;
 use super::pass::Pass;
 use crate::families::{Half, Role};
@@ -38,8 +39,20 @@ pub struct FeedForwardSaved {
 
 /// Memory of the backward pass, shared by all layers.
 #[derive(Debug, Default)]
-pub struct FeedForwardScratch {
+pub(super) struct FeedForwardScratch {
     d_inner: Buffer,
+}
+
+impl FeedForwardSaved {
+    pub(super) fn bytes(&self) -> usize {
+        held(self.up.iter().chain([&self.inner])) + self.linears.iter().map(LinearSaved::bytes).sum::<usize>()
+    }
+}
+
+impl FeedForwardScratch {
+    pub(super) fn bytes(&self) -> usize {
+        self.d_inner.bytes()
+    }
 }
 
 /// Place of `down` among the saved maps.
@@ -107,6 +120,26 @@ impl FeedForward {
             let write = if part == 0 { Write::Set } else { Write::Add };
             map.backward(back, x, &up[part], Some((&mut *dx, write)), &linears[part], linear);
         }
+    }
+
+    /// Bytes of what is saved.
+    pub(super) fn saved_bytes(&self, shape: &BatchShape) -> usize {
+        let map = |map: &Linear| map.result_bytes(shape) + map.saved_bytes(shape);
+        self.maps().iter().map(map).sum::<usize>() + self.inner_bytes(shape) + self.down.saved_bytes(shape)
+    }
+
+    /// Bytes of the scratch.
+    pub(super) fn scratch_bytes(&self, shape: &BatchShape) -> (usize, LinearScratchBytes) {
+        let own = if shape.training() { self.inner_bytes(shape) } else { 0 };
+        let linear = self
+            .maps()
+            .iter()
+            .fold(self.down.scratch_bytes(shape), |most, map| most.max(map.scratch_bytes(shape)));
+        (own, linear)
+    }
+
+    fn inner_bytes(&self, shape: &BatchShape) -> usize {
+        shape.rows * self.down.inputs() * F32
     }
 
     fn maps(&self) -> &[Linear] {

@@ -5,6 +5,7 @@ use onefold_engine::cpu::{dora, lora};
 use onefold_engine::{Buffer, Write};
 
 use super::gradients::{Backward, Lent};
+use super::memory::{BatchShape, F32};
 use super::parameters::{Adapter, ParameterId, Parameters, Part};
 use super::pass::{Pass, Site};
 use crate::families::{Half, Role};
@@ -34,6 +35,33 @@ pub struct LinearSaved {
 pub struct LinearScratch {
     lora: lora::Scratch,
     dora: dora::Scratch,
+}
+
+impl LinearSaved {
+    pub(super) fn bytes(&self) -> usize {
+        self.lora.bytes() + self.dora.bytes() + self.norms.bytes()
+    }
+}
+
+impl LinearScratch {
+    pub(super) fn bytes(&self) -> usize {
+        self.lora.bytes() + self.dora.bytes()
+    }
+}
+
+/// Bytes of the parts of a [`LinearScratch`], each of which grows to what the largest map needs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LinearScratchBytes([usize; 4]);
+
+impl LinearScratchBytes {
+    /// Of a scratch for both.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self(std::array::from_fn(|part| self.0[part].max(other.0[part])))
+    }
+
+    pub(super) fn sum(self) -> usize {
+        self.0.iter().sum()
+    }
 }
 
 impl Linear {
@@ -151,6 +179,33 @@ impl Linear {
             lora::backward(&dims, x, &factors, dropout.as_ref(), dy, saved, scratch, gradients, dx);
         }
         lent.into_iter().for_each(|lent| back.complete(lent));
+    }
+
+    /// Bytes of y.
+    pub(super) fn result_bytes(&self, shape: &BatchShape) -> usize {
+        shape.rows * self.outputs * F32
+    }
+
+    /// Bytes of what is saved.
+    pub(super) fn saved_bytes(&self, shape: &BatchShape) -> usize {
+        let Some(Adapter { rank, magnitude, .. }) = self.adapter else { return 0 };
+        let dora = magnitude.map_or(0, |_| self.result_bytes(shape) + self.outputs * F32);
+        shape.rows * rank * F32 + dora
+    }
+
+    /// Bytes of a scratch for this map alone.
+    pub(super) fn scratch_bytes(&self, shape: &BatchShape) -> LinearScratchBytes {
+        let Some(adapter) = self.adapter else { return LinearScratchBytes::default() };
+        let matrix = |width: usize| shape.rows * width * F32;
+        let dropped = if shape.drops() && adapter.dropout > 0.0 { matrix(self.inputs) } else { 0 };
+        let hidden = if shape.training() { matrix(adapter.rank) } else { 0 };
+        match adapter.magnitude {
+            None => LinearScratchBytes([dropped, hidden, 0, 0]),
+            Some(_) => {
+                let scaled = if shape.training() { matrix(self.outputs) } else { 0 };
+                LinearScratchBytes([2 * dropped, hidden, self.outputs * F32, scaled])
+            }
+        }
     }
 
     fn dims(&self, x: &Buffer) -> Dims {

@@ -28,6 +28,7 @@ mod gradients;
 mod head;
 mod layer;
 mod linear;
+mod memory;
 mod norm;
 mod parameters;
 mod pass;
@@ -45,6 +46,7 @@ pub use gradients::{GradientSink, Gradients};
 pub use head::{ClassHead, ClassSaved, HeadSettings, LanguageHead, LanguageScratch};
 pub use layer::{Layer, LayerSaved, LayerSettings, Placement, Scratch};
 pub use linear::{Linear, LinearSaved};
+pub use memory::BatchShape;
 pub use norm::Norm;
 pub use parameters::{
     AdaptError, AdapterSettings, Factor, Origin, Parameter, ParameterId, Parameters, ParametersError, Part,
@@ -52,4 +54,4 @@ pub use parameters::{
 };
 pub use pass::{Coins, Pass};
 pub use stack::{Activations, Keep, Stack};
-pub use text::{TextModel, TextSettings, Training};
+pub use text::{TextModel, Training};

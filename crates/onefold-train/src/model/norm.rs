@@ -4,6 +4,7 @@ use onefold_engine::cpu::norm::{self, Gradients, Input, Kind};
 use onefold_engine::{Buffer, Write};
 
 use super::gradients::{Backward, Lent};
+use super::memory::F32;
 use super::parameters::{ParameterId, Parameters, Part};
 use super::pass::Pass;
 use crate::families::{Half, Role};
@@ -69,9 +70,9 @@ impl Norm {
         back.complete(bias);
     }
 
-    /// How many numbers are kept of a matrix of so many elements.
-    pub(super) fn statistics(&self, elements: usize) -> usize {
-        self.of(elements).statistics()
+    /// Bytes of the statistics of a matrix of so many elements.
+    pub(super) fn saved_bytes(&self, elements: usize) -> usize {
+        self.of(elements).statistics() * F32
     }
 
     fn of(&self, elements: usize) -> norm::Norm {

@@ -7,7 +7,8 @@ use onefold_engine::cpu::norm::{Input, Kind};
 use onefold_engine::{Buffer, Write};
 
 use super::gradients::Backward;
-use super::layer::{Layer, LayerSaved, LayerSettings, Scratch};
+use super::layer::{Layer, LayerSaved, LayerSettings, Scratch, ScratchBytes};
+use super::memory::{BatchShape, F32, held};
 use super::norm::Norm;
 use super::parameters::{Parameters, Trained};
 use super::pass::Pass;
@@ -47,6 +48,16 @@ pub struct Activations {
     scratch: Scratch,
 }
 
+impl Activations {
+    /// Bytes that they hold.
+    pub(super) fn bytes(&self) -> usize {
+        let Self { stream, saved, normed, statistics, d, scratch } = self;
+        held(stream.iter().chain([normed, statistics, d]))
+            + saved.iter().map(LayerSaved::bytes).sum::<usize>()
+            + scratch.bytes()
+    }
+}
+
 impl Stack {
     /// The layers of a half, and its final norm if `norm` gives its kind and epsilon; `None` if the parameters lack a part.
     pub fn find(
@@ -64,6 +75,22 @@ impl Stack {
             None => None,
         };
         Some(Self { half, layers, final_norm })
+    }
+
+    /// Bytes that the activations come to hold.
+    pub(super) fn bytes(&self, shape: &BatchShape, width: usize) -> usize {
+        let matrix = shape.rows * width * F32;
+        let saved = self.layers.iter().map(|layer| layer.saved_bytes(shape, width));
+        let (stream, saved) = match shape.keep {
+            Keep::Nothing => (2, saved.max().unwrap_or(0)),
+            Keep::Inputs => (self.layers.len() + 1, saved.max().unwrap_or(0)),
+            Keep::Everything => (self.layers.len() + 1, saved.sum()),
+        };
+        let scratch = self.layers.iter().map(|layer| layer.scratch_bytes(shape, width));
+        let scratch = scratch.reduce(ScratchBytes::max).unwrap_or_default().sum();
+        let norm = self.final_norm.map_or(0, |norm| matrix + norm.saved_bytes(shape.rows * width));
+        let gradient = if shape.training() { matrix } else { 0 };
+        stream * matrix + saved + scratch + norm + gradient
     }
 
     /// Where the input of the first layer has to be written before [`Stack::forward`].

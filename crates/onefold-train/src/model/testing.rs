@@ -1,8 +1,11 @@
 //! What tests of models share: the goldens of `testdata/families`, and training steps on them.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use onefold_checkpoint::Checkpoint;
+use onefold_checkpoint::convert::{narrow, widen};
+use onefold_checkpoint::output::{Layout, Opened, Output, OutputTensor};
+use onefold_checkpoint::{Checkpoint, Dtype, Tensor};
 use onefold_engine::Buffer;
 use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::optimizer::AdamW;
@@ -105,6 +108,51 @@ fn flatten(value: &Value, out: &mut Vec<f64>) {
         Value::Array(values) => values.iter().for_each(|value| flatten(value, out)),
         value => out.push(value.as_f64().unwrap()),
     }
+}
+
+/// Type, shape and bytes of tensors by name.
+pub(super) type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+pub(super) fn stored(checkpoint: &Checkpoint) -> Stored {
+    let tensor = |(name, tensor): (&String, &Tensor)| {
+        let mut bytes = vec![0; tensor.bytes()];
+        assert!(tensor.read_bytes(0, &mut bytes));
+        (name.clone(), (tensor.dtype, tensor.shape.clone(), bytes))
+    };
+    checkpoint.tensors().iter().map(tensor).collect()
+}
+
+/// A checkpoint of these tensors.
+pub(super) fn write(dir: &Path, tensors: &Stored) -> Checkpoint {
+    let of = |(name, (dtype, shape, _)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| OutputTensor {
+        name: name.clone(),
+        dtype: *dtype,
+        shape: shape.clone(),
+    };
+    let layout = Layout::new(tensors.iter().map(of).collect(), 1 << 30);
+    let Opened { output, .. } = Output::create(dir, layout, "job", &[], true).unwrap();
+    for (index, (_, _, bytes)) in tensors.values().enumerate() {
+        output.write(index, 0, bytes).unwrap();
+        output.finish(index, "").unwrap();
+    }
+    output.commit(Some(b"{}")).unwrap();
+    Checkpoint::open(dir).unwrap()
+}
+
+/// All tensors in another type.
+pub(super) fn converted(tensors: &Stored, to: Dtype) -> Stored {
+    let convert = |(name, (dtype, shape, bytes)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| {
+        let mut values = vec![0.0; bytes.len() / dtype.size()];
+        widen(*dtype, bytes, &mut values);
+        let mut bytes = vec![0; values.len() * to.size()];
+        narrow(to, &values, &mut bytes);
+        if to == Dtype::F64 {
+            // What f32 cannot hold.
+            bytes.iter_mut().step_by(8).for_each(|byte| *byte ^= 5);
+        }
+        (name.clone(), (to, shape.clone(), bytes))
+    };
+    tensors.iter().map(convert).collect()
 }
 
 /// One step with PyTorch's defaults and the goldens' decay.

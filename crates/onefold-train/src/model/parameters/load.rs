@@ -69,25 +69,25 @@ impl Parameters {
             Ok(Parameter { name, shape: tensor.shape.clone(), origin, value })
         };
         let entries = collect(found.tensors.into_par_iter().map(read).collect(), dir)?;
-        let mut parameters = Self::of(entries);
+        let mut parameters = Self::of(config.clone(), entries);
         for name in found.unused {
-            let kept = parameters.keep(config, &name, &stored[&name]);
+            let kept = parameters.keep(&name, &stored[&name]);
             parameters.kept.push((name, kept));
         }
         Ok(parameters)
     }
 
-    fn of(entries: Vec<Parameter>) -> Self {
+    fn of(config: ModelConfig, entries: Vec<Parameter>) -> Self {
         let place = |(index, entry): (usize, &Parameter)| {
             entry.spec().map(|spec| ((spec.half, spec.layer, spec.role, spec.part), ParameterId(index)))
         };
         let places = entries.iter().enumerate().filter_map(place).collect();
-        Self { entries, places, adapters: Default::default(), kept: Vec::new(), notes: Vec::new() }
+        Self { config, entries, places, adapters: Default::default(), kept: Vec::new(), notes: Vec::new() }
     }
 
     /// What becomes of a tensor that the model has no role for.
-    fn keep(&mut self, config: &ModelConfig, name: &str, tensor: &Tensor) -> Kept {
-        let tied = matches!(config, ModelConfig::Decoder(config)
+    fn keep(&mut self, name: &str, tensor: &Tensor) -> Kept {
+        let tied = matches!(&self.config, ModelConfig::Decoder(config)
             if config.tied && config.common.head == Head::Language);
         let embedding = self.find(Default::default(), None, Role::TokenEmbedding, Part::Weight);
         let Some(id) = embedding.filter(|_| tied && name == "lm_head.weight") else {

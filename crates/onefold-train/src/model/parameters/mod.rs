@@ -15,6 +15,7 @@ use std::ops::Index;
 use onefold_checkpoint::Tensor;
 use onefold_engine::{Buffer, Half as HalfWeight, Weight};
 
+use crate::config::ModelConfig;
 pub use crate::families::Part;
 use crate::families::{Half, Role, TensorSpec};
 pub(super) use adapt::Adapter;
@@ -129,6 +130,7 @@ type Place = (Half, Option<usize>, Role, Part);
 /// All tensors that a model computes with: those of the checkpoint in the order of computation, then those of adapters.
 #[derive(Debug)]
 pub struct Parameters {
+    config: ModelConfig,
     entries: Vec<Parameter>,
     places: BTreeMap<Place, ParameterId>,
     adapters: BTreeMap<ParameterId, Adapter>,
@@ -165,6 +167,11 @@ pub enum Trained {
 }
 
 impl Parameters {
+    /// The configuration of the model whose parameters they are.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
     /// Number of parameters.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -15,32 +15,26 @@ use super::error::ModelError;
 use super::gradients::{Backward, GradientSink};
 use super::head::{Head, HeadSettings};
 use super::layer::LayerSettings;
+use super::memory::BatchShape;
 use super::parameters::Parameters;
 use super::pass::{Coins, Pass};
 use super::stack::{Activations, Keep, Stack};
-use crate::config::DecoderConfig;
+use crate::config::ModelConfig;
 use crate::families::Half;
 
 /// What a configuration says of a model of text.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TextSettings {
+struct TextSettings {
     /// Its embedding.
-    pub embedding: EmbeddingSettings,
+    embedding: EmbeddingSettings,
     /// Its layers.
-    pub layers: Vec<LayerSettings>,
+    layers: Vec<LayerSettings>,
     /// Kind and epsilon of the norm behind them.
-    pub final_norm: Option<(Kind, f64)>,
+    final_norm: Option<(Kind, f64)>,
     /// Its head.
-    pub head: HeadSettings,
+    head: HeadSettings,
     /// The rotations that its layers name by number.
-    pub ropes: Vec<Rope>,
-}
-
-impl TextSettings {
-    /// Of a decoder.
-    pub fn decoder(config: &DecoderConfig) -> Self {
-        decoder::settings(config)
-    }
+    ropes: Vec<Rope>,
 }
 
 /// How to train on a batch.
@@ -66,12 +60,16 @@ pub struct TextModel {
 }
 
 impl TextModel {
-    /// The model that `settings` describe, with the parameters loaded for it.
+    /// The model whose parameters these are. It goes with these alone: build it after adapters were made.
     ///
     /// # Errors
-    /// If the parameters are of another configuration.
-    pub fn new(settings: &TextSettings, parameters: &Parameters) -> Result<Self, ModelError> {
-        Self::find(settings, parameters).ok_or(ModelError::OtherParameters)
+    /// If it is no model of text.
+    pub fn new(parameters: &Parameters) -> Result<Self, ModelError> {
+        let settings = match parameters.config() {
+            ModelConfig::Decoder(config) => decoder::settings(config),
+            other => return Err(ModelError::NotText { model_type: other.common().model_type.clone() }),
+        };
+        Ok(Self::find(&settings, parameters).expect("families list what settings name"))
     }
 
     fn find(settings: &TextSettings, parameters: &Parameters) -> Option<Self> {
@@ -84,6 +82,18 @@ impl TextModel {
             embedded: EmbeddingSaved::default(),
             activations: Activations::default(),
         })
+    }
+
+    /// Bytes of activations that a batch needs, if all its rows have targets and everything is trained.
+    pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
+        self.embedding.bytes(shape)
+            + self.stack.bytes(shape, self.embedding.width())
+            + self.head.bytes_for(parameters, shape)
+    }
+
+    /// Bytes of activations that are held since the largest batch.
+    pub fn held_bytes(&self) -> usize {
+        self.embedded.bytes() + self.activations.bytes() + self.head.bytes()
     }
 
     /// Losses of a batch.

@@ -8,10 +8,14 @@
 //!
 //! The addition between the two parts is done by the norm that reads its result; that at the end by the layer.
 
-use onefold_engine::Buffer;
-use onefold_engine::Write;
-use onefold_engine::cpu::elementwise;
-use onefold_engine::cpu::norm::{Input, Kind};
+mod after;
+mod before;
+mod memory;
+
+use onefold_engine::cpu::norm::Kind;
+use onefold_engine::{Buffer, Write};
+
+pub(super) use memory::ScratchBytes;
 
 use super::attention::{Attention, AttentionSaved, AttentionScratch, AttentionSettings};
 use super::feed_forward::{FeedForward, FeedForwardSaved, FeedForwardScratch};
@@ -146,54 +150,6 @@ impl Layer {
         }
     }
 
-    fn forward_before(
-        &self,
-        pass: &Pass<'_>,
-        x: &Buffer,
-        y: &mut Buffer,
-        saved: &mut LayerSaved,
-        scratch: &mut Scratch,
-    ) {
-        let LayerSaved { normed: [first, second], sums: [sum, _], statistics, .. } = saved;
-        let Scratch { delta, linear, .. } = scratch;
-        self.attention_norm.forward(pass, Input::Ready(x), first, &mut statistics[ATTENTION]);
-        self.attention.forward(pass, first, delta, &mut saved.attention, linear);
-        post_norm(self, pass, ATTENTION, &mut saved.raw, &mut saved.post_statistics, delta);
-        self.drop_out(pass, ATTENTION, delta);
-        sum.resize(x.len());
-        let input = Input::Sum { x, delta, sum };
-        self.feed_forward_norm.forward(pass, input, second, &mut statistics[FEED_FORWARD]);
-        self.feed_forward.forward(pass, second, delta, &mut saved.feed_forward, linear);
-        post_norm(self, pass, FEED_FORWARD, &mut saved.raw, &mut saved.post_statistics, delta);
-        y.resize(x.len());
-        match pass.dropout(self.dropout, self.site(FEED_FORWARD)) {
-            Some(dropout) => dropout.add(y, sum, delta),
-            None => elementwise::sum(y, sum, delta),
-        }
-    }
-
-    fn forward_after(
-        &self,
-        pass: &Pass<'_>,
-        x: &Buffer,
-        y: &mut Buffer,
-        saved: &mut LayerSaved,
-        scratch: &mut Scratch,
-    ) {
-        let LayerSaved { normed: [normed, _], sums: [first, second], statistics, .. } = saved;
-        let Scratch { delta, linear, .. } = scratch;
-        self.attention.forward(pass, x, delta, &mut saved.attention, linear);
-        self.drop_out(pass, ATTENTION, delta);
-        first.resize(x.len());
-        let input = Input::Sum { x, delta, sum: first };
-        self.attention_norm.forward(pass, input, normed, &mut statistics[ATTENTION]);
-        self.feed_forward.forward(pass, normed, delta, &mut saved.feed_forward, linear);
-        self.drop_out(pass, FEED_FORWARD, delta);
-        second.resize(x.len());
-        let input = Input::Sum { x: normed, delta, sum: second };
-        self.feed_forward_norm.forward(pass, input, y, &mut statistics[FEED_FORWARD]);
-    }
-
     /// Gradients of the parameters for `d`, the gradient of the layer's result, which becomes that of its input `x`.
     pub(super) fn backward(
         &self,
@@ -207,73 +163,6 @@ impl Layer {
             Placement::Before | Placement::Around => self.backward_before(back, x, d, saved, scratch),
             Placement::After => self.backward_after(back, x, d, saved, scratch),
         }
-    }
-
-    fn backward_before(
-        &self,
-        back: &mut Backward<'_>,
-        x: &Buffer,
-        d: &mut Buffer,
-        saved: &mut LayerSaved,
-        scratch: &mut Scratch,
-    ) {
-        self.block_backward(back, FEED_FORWARD, d, saved, scratch);
-        let statistics = &saved.statistics;
-        let (sum, d_normed) = (&saved.sums[0], &scratch.d_normed);
-        let norm = &self.feed_forward_norm;
-        norm.backward(back, sum, &statistics[FEED_FORWARD], d_normed, (d, Write::Add));
-        self.block_backward(back, ATTENTION, d, saved, scratch);
-        let (statistics, d_normed) = (&saved.statistics[ATTENTION], &scratch.d_normed);
-        self.attention_norm.backward(back, x, statistics, d_normed, (d, Write::Add));
-    }
-
-    /// From `d`, the gradient of what a block adds (after its post norm and dropout), to `scratch.d_normed`, that of what the
-    /// block takes.
-    fn block_backward(
-        &self,
-        back: &mut Backward<'_>,
-        part: usize,
-        d: &Buffer,
-        saved: &mut LayerSaved,
-        scratch: &mut Scratch,
-    ) {
-        let Scratch { delta, d_normed, d_raw, attention, feed_forward, linear } = scratch;
-        let mut d = self.dropped(back.pass, part, d, delta);
-        if let Some(norms) = &self.post_norms {
-            let (raw, statistics) = (&saved.raw[part], &saved.post_statistics[part]);
-            norms[part].backward(back, raw, statistics, d, (d_raw, Write::Set));
-            d = d_raw;
-        }
-        let x = &saved.normed[part];
-        if part == ATTENTION {
-            self.attention.backward(back, x, d, d_normed, &mut saved.attention, (attention, linear));
-        } else {
-            let scratch = (feed_forward, linear);
-            self.feed_forward.backward(back, x, d, d_normed, &mut saved.feed_forward, scratch);
-        }
-    }
-
-    fn backward_after(
-        &self,
-        back: &mut Backward<'_>,
-        x: &Buffer,
-        d: &mut Buffer,
-        saved: &mut LayerSaved,
-        scratch: &mut Scratch,
-    ) {
-        let LayerSaved { normed, sums, statistics, .. } = saved;
-        let Scratch { delta, d_normed, d_raw: d_sum, attention, feed_forward, linear } = scratch;
-        let to = (&mut *d_sum, Write::Set);
-        self.feed_forward_norm.backward(back, &sums[1], &statistics[FEED_FORWARD], d, to);
-        let added = self.dropped(back.pass, FEED_FORWARD, d_sum, delta);
-        let (x_inner, block) = (&normed[0], &mut saved.feed_forward);
-        self.feed_forward.backward(back, x_inner, added, d_normed, block, (feed_forward, linear));
-        elementwise::add(d_normed, d_sum);
-        let to = (&mut *d_sum, Write::Set);
-        self.attention_norm.backward(back, &sums[0], &statistics[ATTENTION], d_normed, to);
-        let added = self.dropped(back.pass, ATTENTION, d_sum, delta);
-        self.attention.backward(back, x, added, d, &mut saved.attention, (attention, linear));
-        elementwise::add(d, d_sum);
     }
 
     fn site(&self, part: usize) -> Site {
@@ -292,20 +181,5 @@ impl Layer {
         space.resize(d.len());
         dropout.apply_to(space, d, Write::Set);
         space
-    }
-}
-
-/// Normalises what a block adds, if the layer does; what it was is kept.
-fn post_norm(
-    layer: &Layer,
-    pass: &Pass<'_>,
-    part: usize,
-    raw: &mut [Buffer; 2],
-    statistics: &mut [Buffer; 2],
-    delta: &mut Buffer,
-) {
-    if let Some(norms) = &layer.post_norms {
-        std::mem::swap(delta, &mut raw[part]);
-        norms[part].forward(pass, Input::Ready(&raw[part]), delta, &mut statistics[part]);
     }
 }
