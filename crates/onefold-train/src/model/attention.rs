@@ -55,7 +55,7 @@ enum Projections {
     /// One map to `[q | k | v]`.
     Fused(Linear),
     /// A map to each.
-    Separate([Linear; 3]),
+    Separate(Box<[Linear; 3]>),
 }
 
 /// What the forward pass leaves.
@@ -109,7 +109,7 @@ impl Attention {
             Some(map) => (Projections::Fused(map), Layout::fused(heads, kv_heads, head_dim)),
             None => {
                 let maps = [linear(Role::Query)?, linear(Role::Key)?, linear(Role::Value)?];
-                (Projections::Separate(maps), Layout::separate(heads, kv_heads, head_dim))
+                (Projections::Separate(Box::new(maps)), Layout::separate(heads, kv_heads, head_dim))
             }
         };
         let head_norms = match settings.head_norm {
@@ -265,7 +265,7 @@ impl Attention {
     fn maps(&self) -> &[Linear] {
         match &self.projections {
             Projections::Fused(map) => std::slice::from_ref(map),
-            Projections::Separate(maps) => maps,
+            Projections::Separate(maps) => &**maps,
         }
     }
 

@@ -41,7 +41,7 @@ pub enum HeadSettings {
 pub(super) enum Head {
     None,
     Language(LanguageHead, LanguageScratch),
-    Classes(ClassHead, ClassSaved),
+    Classes(ClassHead, Box<ClassSaved>),
 }
 
 impl Head {
@@ -53,7 +53,7 @@ impl Head {
                 Self::Language(LanguageHead::find(parameters, tied, cap)?, LanguageScratch::default())
             }
             HeadSettings::Classes { pooling } => {
-                Self::Classes(ClassHead::find(parameters, pooling)?, ClassSaved::default())
+                Self::Classes(ClassHead::find(parameters, pooling)?, Box::default())
             }
         })
     }

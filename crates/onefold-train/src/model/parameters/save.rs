@@ -129,8 +129,7 @@ fn round(
     pieces(values.len(), |start, len| {
         let (numbers, bytes) = (&mut numbers[..len], &mut bytes[..len * size]);
         values.read(start, numbers);
-        // A comparison that NaN fails.
-        if let Some(at) = numbers.iter().position(|v| !(v.abs() <= largest)) {
+        if let Some(at) = numbers.iter().position(|v| !v.is_finite() || v.abs() > largest) {
             let (tensor, position, value) = (name.to_owned(), start + at, numbers[at]);
             return Err(SaveError::Unstorable { tensor, position, value, dtype });
         }
