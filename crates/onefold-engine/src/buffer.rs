@@ -3,16 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
+use onefold_runtime::Aligned;
+
 /// A run of f32 numbers in the engine's memory. Callers copy in and out; operators work in place.
 #[derive(Clone, Default, PartialEq)]
 pub struct Buffer {
-    values: Vec<f32>,
+    values: Aligned,
 }
 
 impl Buffer {
     /// A buffer of zeros.
     pub fn zeros(len: usize) -> Self {
-        Self { values: vec![0.0; len] }
+        Self { values: Aligned::zeros(len) }
     }
 
     /// Number of elements.
@@ -27,14 +29,17 @@ impl Buffer {
 
     /// Changes the length; new elements are 0, old ones are kept. Shrinking keeps the memory for later.
     pub fn resize(&mut self, len: usize) {
-        // Exactly: buffers are large, and grow to the size of the largest batch only.
-        self.values.reserve_exact(len.saturating_sub(self.values.len()));
-        self.values.resize(len, 0.0);
+        self.values.resize(len);
     }
 
     /// Bytes that it holds, also those that shrinking has left.
     pub fn bytes(&self) -> usize {
-        self.values.capacity() * size_of::<f32>()
+        self.values.bytes()
+    }
+
+    /// Bytes that a buffer of so many elements takes.
+    pub fn bytes_of(len: usize) -> usize {
+        Aligned::bytes_of(len)
     }
 
     /// Copies `values` in, from element `start` on.
@@ -55,7 +60,7 @@ impl Buffer {
 
     /// All elements.
     pub fn to_vec(&self) -> Vec<f32> {
-        self.values.clone()
+        self.values.to_vec()
     }
 
     pub(crate) fn host(&self) -> &[f32] {
@@ -69,7 +74,7 @@ impl Buffer {
 
 impl From<Vec<f32>> for Buffer {
     fn from(values: Vec<f32>) -> Self {
-        Self { values }
+        Self { values: values.as_slice().into() }
     }
 }
 

@@ -68,9 +68,10 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// The marks of a block, which must be one of those recorded.
+    /// The marks of a block, which must be one of those recorded, or of a strip of one.
     pub fn marks(&self, view: &View<'_>) -> &[u8] {
-        &self.blocks[view.start / self.block]
+        let (block, within) = (view.start / self.block, view.start % self.block);
+        &self.blocks[block][within / GROUP * (GROUP / 8)..]
     }
 
     /// Length of the rows that must stay whole, for the blocks to be the same.

@@ -2,13 +2,15 @@
 //!
 //! A [`Scan`] knows the operands of one tensor and, for methods that work on task vectors, their origin: the base that
 //! is subtracted from each operand as it is read. Work is cut into *spans* that run in parallel; a span is cut into
-//! *blocks* that stay in the cache. Every reduction is done per block and combined in block order, and block
-//! boundaries depend on the tensor alone: no result depends on spans, threads or shards.
+//! *blocks* that stay in the second-level cache, and a block is computed in *strips* that stay in the first. Every
+//! reduction is done per block and combined in block order, and the boundaries of blocks and strips depend on the tensor
+//! alone: no result depends on spans, threads or shards.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use onefold_checkpoint::Tensor;
+use onefold_runtime::Aligned;
 use rayon::prelude::*;
 
 use crate::MergeError;
@@ -16,6 +18,9 @@ use crate::kernels::check;
 
 /// Elements of a block: (K + 2) blocks of f32 fit a core's second-level cache for up to some ten experts.
 pub const BLOCK: usize = 16 * 1024;
+
+/// Elements of a strip: (K + 2) strips of f32 fit a core's first-level cache for a handful of experts.
+pub const STRIP: usize = 2 * 1024;
 
 /// How a tensor may be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,13 +78,13 @@ pub struct View<'a> {
     /// The origin's values, if there is an origin.
     pub origin: Option<&'a [f32]>,
     /// Per operand: its values, minus the origin's if there is an origin.
-    pub vectors: &'a [Vec<f32>],
+    pub vectors: &'a [Aligned],
 }
 
 impl View<'_> {
     /// Elements in the block.
     pub fn len(&self) -> usize {
-        self.vectors.first().map_or_else(|| self.origin.map_or(0, <[f32]>::len), Vec::len)
+        self.vectors.first().map_or_else(|| self.origin.map_or(0, <[f32]>::len), |v| v.len())
     }
 
     /// Whether the block has no element.
@@ -91,8 +96,8 @@ impl View<'_> {
 /// Buffers of a worker thread, kept between blocks.
 #[derive(Debug, Default)]
 pub struct Buffers {
-    origin: Vec<f32>,
-    vectors: Vec<Vec<f32>>,
+    origin: Aligned,
+    vectors: Vec<Aligned>,
 }
 
 thread_local! {
@@ -141,6 +146,14 @@ impl Scan {
         cut(span, self.block_len(grain))
     }
 
+    /// The pieces of a block in which it is best computed: what is local to an element, and stored, in strips. Computed
+    /// tensors (adapters) are read in whole blocks, which costs them less.
+    pub fn strips(&self, block: Range<usize>, grain: Grain) -> impl Iterator<Item = Range<usize>> + use<> {
+        let stored = || self.operands.iter().chain(&self.origin).all(|o| o.tensor.stored().is_some());
+        let len = if grain == Grain::Element && stored() { STRIP } else { block.len() };
+        pieces(block, len)
+    }
+
     /// Calls `each` for every block, in parallel over spans, and returns its answers in block order.
     ///
     /// # Errors
@@ -165,35 +178,40 @@ impl Scan {
         Ok(parts?.into_iter().flatten().collect())
     }
 
-    /// Reads one block into `buffers`.
+    /// Reads one block, or a strip of one, into `buffers`.
     ///
     /// # Errors
     /// If an input is not finite and that is not allowed.
     pub fn load<'b>(&self, block: Range<usize>, buffers: &'b mut Buffers) -> Result<View<'b>, MergeError> {
-        buffers.vectors.resize_with(self.k(), Vec::new);
-        if let Some(origin) = &self.origin {
-            self.read(origin, &block, &mut buffers.origin)?;
-        }
-        for (operand, vector) in self.operands.iter().zip(&mut buffers.vectors) {
-            self.read(operand, &block, vector)?;
-            if self.origin.is_some() {
-                crate::kernels::subtract(vector, &buffers.origin);
+        buffers.vectors.resize_with(self.k(), Aligned::default);
+        buffers.vectors.iter_mut().for_each(|vector| vector.resize(block.len()));
+        buffers.origin.resize(if self.origin.is_some() { block.len() } else { 0 });
+        for strip in self.strips(block.clone(), Grain::Element) {
+            let here = strip.start - block.start..strip.end - block.start;
+            if let Some(origin) = &self.origin {
+                self.read(origin, strip.start, &mut buffers.origin[here.clone()])?;
+            }
+            for (operand, vector) in self.operands.iter().zip(&mut buffers.vectors) {
+                self.read(operand, strip.start, &mut vector[here.clone()])?;
+                if self.origin.is_some() {
+                    crate::kernels::subtract(&mut vector[here.clone()], &buffers.origin[here.clone()]);
+                }
             }
         }
         let origin = self.origin.as_ref().map(|_| &buffers.origin[..]);
         Ok(View { start: block.start, origin, vectors: &buffers.vectors })
     }
 
-    fn read(&self, operand: &Operand, block: &Range<usize>, out: &mut Vec<f32>) -> Result<(), MergeError> {
-        out.resize(block.len(), 0.0);
-        operand.tensor.read(block.start, out);
+    /// Reads elements from `start` on.
+    fn read(&self, operand: &Operand, start: usize, out: &mut [f32]) -> Result<(), MergeError> {
+        operand.tensor.read(start, out);
         if !self.options.allow_non_finite
             && let Some(i) = check::first_non_finite(out)
         {
             return Err(MergeError::NonFinite {
                 tensor: self.name.clone(),
                 model: operand.model.clone(),
-                index: block.start + i,
+                index: start + i,
                 value: out[i],
             });
         }
@@ -218,7 +236,12 @@ pub fn with_buffers<T>(work: impl FnOnce(&mut Buffers) -> T) -> T {
 }
 
 fn cut(range: Range<usize>, len: usize) -> Vec<Range<usize>> {
-    range.clone().step_by(len).map(|start| start..(start + len).min(range.end)).collect()
+    pieces(range, len).collect()
+}
+
+fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = range.end;
+    range.step_by(len.max(1)).map(move |start| start..(start + len).min(end))
 }
 
 #[cfg(test)]

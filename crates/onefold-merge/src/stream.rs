@@ -4,21 +4,21 @@
 //! blocks in memory, whatever the model's size. While a block is in the cache the statistics of the health report are
 //! taken from it, so that the report costs no further pass.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use onefold_checkpoint::output::{Output, OutputTensor};
 use onefold_checkpoint::{CheckpointError, Tensor, convert};
-use onefold_runtime::{Control, Event, Observer};
+use onefold_runtime::{Aligned, Control, Event, Observer};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::check::first_above;
-use crate::kernels::reduce::{packed_len, rough_gramian};
+use crate::kernels::reduce::{add_rough_gramian, packed_len};
 use crate::kernels::{add_to_origin, conflict};
 use crate::methods::{Group, Kernel, ModelSurvey, Rule, Scratch};
 use crate::order::{self, Cut, Vectors};
-use crate::scan::{Grain, Scan, with_buffers};
+use crate::scan::{Grain, Scan, View, with_buffers};
 use crate::task::Task;
 use crate::{MergeError, methods};
 
@@ -203,25 +203,42 @@ fn survey_norms(
         merge.rule.squared_norms(&merge.scan, &found[*i])
     };
     let norms: Vec<Vec<f64>> = merges.par_iter().map(norms_of).collect::<Result<_, MergeError>>()?;
-    let group = |(i, merge): &(usize, &Merge)| match merge.rule.needs().norms {
+    let group_of = |(i, merge): &(usize, &Merge)| match merge.rule.needs().norms {
         Some(Group::Layer) => plan[*i].layer.as_str(),
         _ => "",
     };
-    // A repeated tensor counts where it is all there is: alone in its layer, it must become what it repeats.
-    let counted: BTreeSet<&str> = merges.iter().filter(|e| !plan[e.0].repeats).map(group).collect();
-    let counts = |entry: &(usize, &Merge)| !plan[entry.0].repeats || !counted.contains(group(entry));
-    // By group and model: a tensor may lack a model.
-    let mut sums: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-    for (entry, norms) in merges.iter().zip(&norms).filter(|(entry, _)| counts(entry)) {
+    let mut groups: BTreeMap<&str, Norms<'_>> = BTreeMap::new();
+    for (entry, norms) in merges.iter().zip(&norms) {
+        let group = groups.entry(group_of(entry)).or_default();
+        // A repeated tensor counts where it is all there is: alone in its layer, it must become what it repeats.
+        let sums = if plan[entry.0].repeats { &mut group.repeated } else { &mut group.counted };
         for (operand, norm) in entry.1.scan.operands.iter().zip(norms) {
-            *sums.entry((group(entry), &operand.model)).or_default() += norm;
+            add_to(sums, &operand.model, *norm);
         }
     }
     for entry in merges {
-        let of = |model: &str| sums.get(&(group(entry), model)).copied().unwrap_or(0.0);
+        let group = &groups[group_of(entry)];
+        let sums = if group.counted.is_empty() { &group.repeated } else { &group.counted };
+        let of = |model: &str| sums.iter().find(|(name, _)| *name == model).map_or(0.0, |(_, sum)| *sum);
         surveys[entry.0].squared_norms = Some(entry.1.scan.operands.iter().map(|o| of(&o.model)).collect());
     }
     Ok(())
+}
+
+/// Squared norms of the task vectors of a group of tensors, by model: a tensor may lack a model.
+#[derive(Default)]
+struct Norms<'m> {
+    counted: Vec<(&'m str, f64)>,
+    /// Of tensors that repeat others.
+    repeated: Vec<(&'m str, f64)>,
+}
+
+/// Adds to the sum of a model. There are few models and many tensors.
+fn add_to<'m>(sums: &mut Vec<(&'m str, f64)>, model: &'m str, norm: f64) {
+    match sums.iter_mut().find(|(name, _)| *name == model) {
+        Some((_, sum)) => *sum += norm,
+        None => sums.push((model, norm)),
+    }
 }
 
 /// Ranks the magnitudes of each model's task vector over all tensors of which a part is kept, in the plan's order.
@@ -302,6 +319,34 @@ pub(crate) struct Partial {
     conflicts: u64,
 }
 
+impl Partial {
+    /// Nothing yet, of a block of this tensor.
+    pub(crate) fn of(scan: &Scan) -> Self {
+        Self { gramian: vec![0.0; packed_len(vectors_of(scan))], active: 0, conflicts: 0 }
+    }
+
+    /// Adds a strip of inputs and what became of it (still without the origin).
+    pub(crate) fn add(&mut self, view: &View<'_>, merged: &[f32]) {
+        let (origins, k) = (usize::from(view.origin.is_some()), view.vectors.len());
+        let vector = |i: usize| match (i.checked_sub(origins), view.origin) {
+            (None, Some(origin)) => origin,
+            (Some(i), _) if i < k => &view.vectors[i],
+            _ => merged,
+        };
+        add_rough_gramian(origins + k + 1, vector, &mut self.gramian);
+        if view.origin.is_some() {
+            let (active, conflicts) = conflict::count(view.vectors);
+            self.active += active;
+            self.conflicts += conflicts;
+        }
+    }
+}
+
+/// Number of vectors in the Gramian of a tensor: the origin, the operands, the result.
+fn vectors_of(scan: &Scan) -> usize {
+    usize::from(scan.origin.is_some()) + scan.k() + 1
+}
+
 fn merge_tensor(
     i: usize,
     planned: &Planned,
@@ -328,9 +373,8 @@ fn merge_tensor(
 
 /// Adds the contributions of the blocks in their order.
 pub(crate) fn total(scan: &Scan, kernel: &dyn Kernel, parts: Vec<Vec<Partial>>) -> Statistics {
-    let vectors = scan.k() + 1 + usize::from(scan.origin.is_some());
     let mut sum = Statistics {
-        gramian: vec![0.0; packed_len(vectors)],
+        gramian: vec![0.0; packed_len(vectors_of(scan))],
         coefficients: kernel.coefficients(),
         row_sums: kernel.row_sums(),
         ..Statistics::default()
@@ -359,22 +403,19 @@ fn merge_span(
         let merged = with_buffers(|buffers| {
             let mut partials = Vec::new();
             for block in scan.blocks_of(span.clone(), kernel.grain()) {
-                let view = scan.load(block.clone(), buffers)?;
-                out.resize(block.len(), 0.0);
-                kernel.merge(&view, scratch, out);
-                partials.push(partial(&view, out));
-                if let Some(origin) = view.origin {
-                    add_to_origin(out, origin);
+                let mut partial = Partial::of(scan);
+                for strip in scan.strips(block, kernel.grain()) {
+                    let view = scan.load(strip.clone(), buffers)?;
+                    out.resize(strip.len());
+                    kernel.merge(&view, scratch, out);
+                    partial.add(&view, out);
+                    if let Some(origin) = view.origin {
+                        add_to_origin(out, origin);
+                    }
+                    let at = (strip.start - span.start) * size;
+                    store(output, scan, strip.start, out, &mut bytes[at..at + out.len() * size])?;
                 }
-                let limit = convert::largest_finite(output.dtype);
-                if !scan.options.allow_non_finite
-                    && let Some(e) = first_above(out, limit)
-                {
-                    let (tensor, index, value) = (output.name.clone(), block.start + e, out[e]);
-                    return Err(MergeError::Overflow { tensor, index, value, dtype: output.dtype });
-                }
-                let at = (block.start - span.start) * size;
-                convert::narrow(output.dtype, out, &mut bytes[at..at + block.len() * size]);
+                partials.push(partial);
             }
             Ok(partials)
         });
@@ -391,7 +432,7 @@ fn merge_span(
 #[derive(Default)]
 struct Workspace {
     scratch: Scratch,
-    out: Vec<f32>,
+    out: Aligned,
     bytes: Vec<u8>,
 }
 
@@ -399,11 +440,21 @@ thread_local! {
     static WORKSPACE: std::cell::Cell<Workspace> = std::cell::Cell::default();
 }
 
-pub(crate) fn partial(view: &crate::scan::View<'_>, merged: &[f32]) -> Partial {
-    let vectors: Vec<&[f32]> =
-        view.origin.into_iter().chain(view.vectors.iter().map(Vec::as_slice)).chain([merged]).collect();
-    let mut packed = vec![0.0; packed_len(vectors.len())];
-    rough_gramian(&vectors, &mut packed);
-    let (active, conflicts) = if view.origin.is_some() { conflict::count(view.vectors) } else { (0, 0) };
-    Partial { gramian: packed, active, conflicts }
+/// Rounds merged values, the first of which is element `start`, to the bytes of the output.
+fn store(
+    output: &OutputTensor,
+    scan: &Scan,
+    start: usize,
+    out: &[f32],
+    bytes: &mut [u8],
+) -> Result<(), MergeError> {
+    let limit = convert::largest_finite(output.dtype);
+    if !scan.options.allow_non_finite
+        && let Some(e) = first_above(out, limit)
+    {
+        let (tensor, index, value) = (output.name.clone(), start + e, out[e]);
+        return Err(MergeError::Overflow { tensor, index, value, dtype: output.dtype });
+    }
+    convert::narrow(output.dtype, out, bytes);
+    Ok(())
 }

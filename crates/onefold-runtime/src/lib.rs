@@ -1,7 +1,10 @@
-//! How a job runs, whatever the job: what it tells its caller ([`events`]) and its random numbers ([`random`]).
+//! How a job runs, whatever the job: what it tells its caller ([`events`]), its random numbers ([`random`]), and the memory of
+//! its numbers ([`aligned`]).
 
+pub mod aligned;
 pub mod events;
 pub mod random;
 
+pub use aligned::Aligned;
 pub use events::{Control, Event, Observer};
 pub use random::Stream;

@@ -1,8 +1,11 @@
 //! The command line: what the user typed, nothing decided yet.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Command, Parser, Subcommand};
 
 /// Many fine-tuned checkpoints in; one multi-task model out.
 #[derive(Debug, Parser)]
@@ -48,7 +51,7 @@ pub struct Common {
     /// Write results and events as JSON lines to standard output
     #[arg(long, global = true)]
     pub json: bool,
-    /// Say nothing but errors
+    /// Say nothing but errors, and the result of a command that only looks (inspect, methods, --dry-run)
     #[arg(long, short, global = true)]
     pub quiet: bool,
     /// Never use the network; models come from local directories and the cache
@@ -58,6 +61,9 @@ pub struct Common {
     #[arg(long, global = true)]
     pub allow_non_finite: bool,
 }
+
+/// The default of `--max-shard-size`, in bytes.
+pub const DEFAULT_SHARD: u64 = 5_000_000_000;
 
 /// Arguments of `onefold merge`.
 #[derive(Debug, Args)]
@@ -97,10 +103,10 @@ pub struct MergeArgs {
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A model; or, with --base, the experts
-    #[arg(required = true, value_name = "MODEL")]
+    #[arg(required = true, value_name = "MODEL", value_parser = ModelText)]
     pub models: Vec<String>,
     /// The base model that the experts were fine-tuned from
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", value_parser = ModelText)]
     pub base: Option<String>,
     /// Also write a report to this file
     #[arg(long, value_name = "FILE")]
@@ -116,8 +122,28 @@ pub struct MethodsArgs {
     /// The method to explain
     pub name: Option<String>,
     /// Print the documentation of all methods as Markdown
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["json", "name"])]
     pub markdown: bool,
+}
+
+/// Reads the name of a model, which is text: on the hub, in recipes, in reports. A path that is not UTF-8 cannot be one, and
+/// to read it as if it were would name another directory.
+#[derive(Debug, Clone, Copy)]
+struct ModelText;
+
+impl TypedValueParser for ModelText {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, _: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        let refused = || {
+            let shown = value.as_encoded_bytes().escape_ascii();
+            let problem = format!(
+                "the path of a model must be UTF-8, and `{shown}` is not; rename it, or link to it\n"
+            );
+            clap::Error::raw(ErrorKind::InvalidUtf8, problem).with_cmd(command)
+        };
+        value.to_str().map(str::to_owned).ok_or_else(refused)
+    }
 }
 
 /// Reads `5GB`, `256 MiB`, `1000`.
@@ -135,14 +161,19 @@ fn size(text: &str) -> Result<u64, String> {
         "mib" => 1024.0 * 1024.0,
         "gib" => 1024.0 * 1024.0 * 1024.0,
         "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        other => return Err(format!("unknown unit `{other}`; use B, KB, MB, GB, KiB, MiB or GiB")),
+        other => {
+            return Err(format!("unknown unit `{other}`; use B, KB, MB, GB, TB, KiB, MiB, GiB or TiB"));
+        }
     };
     let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a size such as 256MB"))?;
     let bytes = number * factor;
-    if bytes >= 1.0 && bytes < u64::MAX as f64 {
-        Ok(bytes as u64)
-    } else {
+    // As an f64, `u64::MAX` is 2⁶⁴, the first size that does not fit.
+    if bytes >= u64::MAX as f64 {
+        Err("a size must be less than 18446744 TB (2^64 bytes)".into())
+    } else if bytes < 1.0 {
         Err("a size must be at least one byte".into())
+    } else {
+        Ok(bytes as u64)
     }
 }
 
@@ -159,11 +190,19 @@ mod tests {
 
     #[test]
     fn sizes_have_decimal_and_binary_units() {
-        assert_eq!(size("5GB"), Ok(5_000_000_000));
+        assert_eq!(size("5GB"), Ok(DEFAULT_SHARD));
         assert_eq!(size("1.5 KiB"), Ok(1536));
         assert_eq!(size("77"), Ok(77));
-        for bad in ["", "x", "5 parsecs", "-1", "0"] {
+        for bad in ["", "x", "5 parsecs", "-1", ".", "1.2.3"] {
             assert!(size(bad).is_err(), "{bad}");
         }
+        let long = "9".repeat(400);
+        for large in ["99999999999TB", "18446744073709551616", &long, &format!("{long}GiB")] {
+            assert!(size(large).is_err_and(|e| e.contains("less than")), "{large}");
+        }
+        for small in ["0", "0.5", "0TB"] {
+            assert!(size(small).is_err_and(|e| e.contains("at least one byte")), "{small}");
+        }
+        assert_eq!(size("18446744TB"), Ok(18_446_744_000_000_000_000));
     }
 }

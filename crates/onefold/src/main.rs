@@ -7,6 +7,10 @@ use onefold::cli::{Cli, Verb};
 use onefold::jobs;
 use onefold::progress::Shell;
 
+/// Names, shapes and notes of tens of thousands of tensors are made by all threads at once.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let shell = Shell::new(&cli);
@@ -15,7 +19,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => jobs::inspect::run(args, &cli.common, &shell),
         Verb::Methods(args) => jobs::methods::run(args, &shell),
     };
-    match outcome {
+    match outcome.and_then(|()| shell.lost_results().map_or(Ok(()), Err)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             shell.fail(&failure);

@@ -1,15 +1,17 @@
 //! What people and programs see while a job runs: the only place that prints.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use onefold_runtime::{Control, Event, Observer};
 use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Common};
 
 /// Why a job ended without its result.
 #[derive(Debug)]
@@ -44,16 +46,30 @@ pub struct Shell {
     quiet: bool,
     bar: Mutex<Option<ProgressBar>>,
     interrupted: Arc<AtomicBool>,
+    /// Why a result did not reach standard output.
+    lost: Mutex<Option<io::Error>>,
 }
 
 impl Shell {
-    /// As the command line asks; from here on Ctrl-C ends the job at its next safe point.
+    /// As the command line asks; from here on the first Ctrl-C or SIGTERM ends the job at its next safe point, and the
+    /// second one at once. A file that outgrows its limit is an error of writing.
     pub fn new(cli: &Cli) -> Self {
         let interrupted = Arc::new(AtomicBool::new(false));
-        let flag = interrupted.clone();
-        // Without the handler Ctrl-C ends the process at once, which is safe as well.
-        let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-        Self { json: cli.common.json, quiet: cli.common.quiet, bar: Mutex::new(None), interrupted }
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal finds the flag not yet set. Without handlers the signals end the process at
+            // once, which is safe as well.
+            let _ = flag::register_conditional_shutdown(signal, 1, interrupted.clone());
+            let _ = flag::register(signal, interrupted.clone());
+        }
+        // With any handler the write itself fails, and says which file it was; without one the process just ends.
+        let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+        let Common { json, quiet, .. } = cli.common;
+        Self { json, quiet, bar: Mutex::new(None), interrupted, lost: Mutex::new(None) }
+    }
+
+    /// Whether nothing but errors and results is wanted.
+    pub fn quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Whether results are wanted as JSON.
@@ -64,15 +80,29 @@ impl Shell {
     /// A result: to standard output.
     pub fn result(&self, text: &str) {
         self.finish_bar();
-        // A closed pipe (`onefold methods | head`) is no failure.
-        let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end_matches('\n'));
+        self.print_result(text.trim_end_matches('\n'));
+    }
+
+    /// Why results were lost, if any were.
+    pub fn lost_results(&self) -> Option<Failure> {
+        let error = lock(&self.lost).take()?;
+        Some(Failure::Job(format!("standard output: cannot write: {error}")))
+    }
+
+    fn print_result(&self, text: &str) {
+        let mut out = io::stdout().lock();
+        match writeln!(out, "{text}").and_then(|()| out.flush()) {
+            // A closed pipe (`onefold methods | head`) is no failure.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => *lock(&self.lost) = Some(error),
+            _ => {}
+        }
     }
 
     /// A result as one JSON line, if JSON is wanted.
     pub fn event(&self, kind: &str, value: &impl Serialize) {
         if self.json {
             let line = serde_json::json!({"event": kind, "data": value});
-            let _ = writeln!(std::io::stdout().lock(), "{line}");
+            self.print_result(&line.to_string());
         }
     }
 
@@ -85,10 +115,10 @@ impl Shell {
 
     /// A warning.
     pub fn warn(&self, message: &str) {
-        self.event("warning", &message);
-        if !self.quiet && !self.json {
-            self.print(&format!("warning: {message}"));
+        if !self.quiet {
+            self.event("warning", &message);
         }
+        self.say(&format!("warning: {message}"));
     }
 
     /// The end of a job that failed.
@@ -100,27 +130,27 @@ impl Shell {
         };
         self.event("error", &problems);
         for problem in problems {
-            let _ = writeln!(std::io::stderr().lock(), "error: {problem}");
+            let _ = writeln!(io::stderr().lock(), "error: {problem}");
         }
     }
 
     fn print(&self, line: &str) {
-        let bar = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let bar = lock(&self.bar);
         match &*bar {
-            Some(bar) => bar.suspend(|| drop(writeln!(std::io::stderr().lock(), "{line}"))),
-            None => drop(writeln!(std::io::stderr().lock(), "{line}")),
+            Some(bar) => bar.suspend(|| drop(writeln!(io::stderr().lock(), "{line}"))),
+            None => drop(writeln!(io::stderr().lock(), "{line}")),
         }
     }
 
     fn finish_bar(&self) {
-        if let Some(bar) = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+        if let Some(bar) = lock(&self.bar).take() {
             bar.finish_and_clear();
         }
     }
 
     fn start_bar(&self, name: &str, total: u64) {
         self.finish_bar();
-        if self.quiet || self.json || !std::io::stderr().is_terminal() {
+        if self.quiet || self.json || !io::stderr().is_terminal() {
             return;
         }
         let style =
@@ -128,8 +158,13 @@ impl Shell {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(name.to_owned());
-        *self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(bar);
+        *lock(&self.bar) = Some(bar);
     }
+}
+
+/// No holder of these locks panics; if one did, what they guard would still be whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Observer for Shell {
@@ -137,10 +172,12 @@ impl Observer for Shell {
         match event {
             Event::Phase { name, total } => {
                 self.start_bar(name, *total);
-                Self::event(self, "phase", &serde_json::json!({"name": name, "bytes": total}));
+                if !self.quiet {
+                    Self::event(self, "phase", &serde_json::json!({"name": name, "bytes": total}));
+                }
             }
             Event::Progress { bytes } => {
-                if let Some(bar) = &*self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+                if let Some(bar) = &*lock(&self.bar) {
                     bar.inc(*bytes);
                 }
             }

@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 
+use onefold_runtime::Aligned;
+
 thread_local! {
     // A stack: a task that waits for others may be interrupted by one that needs memory too.
-    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `work` with `len` numbers of any value.
 pub(crate) fn with<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut memory = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
     if memory.len() < len {
-        memory.resize(len, 0.0);
+        memory.resize(len);
     }
     let result = work(&mut memory[..len]);
     FREE.with_borrow_mut(|free| free.push(memory));

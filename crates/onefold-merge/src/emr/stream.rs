@@ -18,7 +18,7 @@ use crate::MergeError;
 use crate::kernels::check::first_above;
 use crate::methods::{Kernel, ModelSurvey, Scratch};
 use crate::scan::{View, with_buffers};
-use crate::stream::{Merge, Partial, Planned, Sink, Statistics, Work, bytes_of, partial, tell, total};
+use crate::stream::{Merge, Partial, Planned, Sink, Statistics, Work, bytes_of, tell, total};
 
 /// The tensors of an artefact: of each planned weight the unified vector and then the masks of all `tasks`.
 pub fn outputs(plan: &[Planned], tasks: usize) -> Vec<OutputTensor> {
@@ -130,7 +130,9 @@ impl Elected<'_> {
                 // Blocks begin at multiples of 8, as spans do.
                 let here = at / 8..at / 8 + mask_bytes(block.len());
                 let rows = masks.iter_mut().map(|row| &mut row[here.clone()]);
-                parts.push((partial(&view, &unified), self.masks(&view, &unified, rows)));
+                let mut partial = Partial::of(&self.merge.scan);
+                partial.add(&view, &unified);
+                parts.push((partial, self.masks(&view, &unified, rows)));
             }
             Ok(parts)
         })?;

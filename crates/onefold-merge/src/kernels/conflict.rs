@@ -1,10 +1,11 @@
 //! Counting where task vectors pull in opposite directions.
 
 use multiversion::multiversion;
+use onefold_runtime::Aligned;
 
 /// Numbers of positions at which at least two vectors are not zero, and of those at which their signs differ.
-pub fn count(vectors: &[Vec<f32>]) -> (u64, u64) {
-    let n = vectors.first().map_or(0, Vec::len);
+pub fn count(vectors: &[Aligned]) -> (u64, u64) {
+    let n = vectors.first().map_or(0, |v| v.len());
     let mut totals = (0, 0);
     let (mut plus, mut minus) = ([0u8; CHUNK], [0u8; CHUNK]);
     for start in (0..n).step_by(CHUNK) {
@@ -47,10 +48,11 @@ mod tests {
 
     #[test]
     fn zeros_take_no_side() {
+        let of = |rows: &[Vec<f32>]| count(&rows.iter().map(|r| Aligned::from(&r[..])).collect::<Vec<_>>());
         let a = [vec![1.0, 0.0, -1.0, 2.0, 0.0], vec![1.0, 5.0, 1.0, 0.0, -0.0]];
-        assert_eq!(count(&a), (2, 1));
+        assert_eq!(of(&a), (2, 1));
         let long = [vec![1.0; 3000], vec![-1.0; 3000], vec![0.0; 3000]];
-        assert_eq!(count(&long), (3000, 3000));
-        assert_eq!(count(&[]), (0, 0));
+        assert_eq!(of(&long), (3000, 3000));
+        assert_eq!(of(&[]), (0, 0));
     }
 }

@@ -1,6 +1,7 @@
 //! Mixing sparsified task vectors: masks, sign election, disjoint sums.
 
 use multiversion::multiversion;
+use onefold_runtime::Aligned;
 
 use onefold_runtime::random::GROUP;
 
@@ -70,12 +71,12 @@ const LANES: usize = GROUP / 8;
 /// zero unless `zero_sign` says −). An element agrees if it is not zero and has the elected sign. `out` receives the
 /// sum of those that agree; if `weights` are given it is divided by the sum of their weights (1 where that is 0).
 pub fn elect(
-    weighted: &[Vec<f32>],
+    weighted: &[Aligned],
     votes: &[f32],
     zero_sign: f32,
     weights: Option<&[f32]>,
     out: &mut [f32],
-    divisor: &mut Vec<f32>,
+    divisor: &mut Aligned,
 ) {
     out.fill(0.0);
     match weights {
@@ -85,8 +86,8 @@ pub fn elect(
             }
         }
         Some(weights) => {
-            divisor.clear();
-            divisor.resize(out.len(), 0.0);
+            divisor.resize(out.len());
+            divisor.fill(0.0);
             for (row, w) in weighted.iter().zip(weights) {
                 add_agreeing_weighted(row, votes, zero_sign, *w, out, divisor);
             }
@@ -138,12 +139,12 @@ mod tests {
 
     #[test]
     fn zeros_never_agree_and_zero_votes_take_the_given_sign() {
-        let rows = [vec![1.0, 0.0, 2.0, -1.0], vec![-3.0, 0.0, -2.0, -1.0]];
+        let rows = [[1.0, 0.0, 2.0, -1.0], [-3.0, 0.0, -2.0, -1.0]].map(|row| Aligned::from(&row[..]));
         let votes = [-2.0, 0.0, 0.0, -2.0];
         let mut out = [0.0; 4];
-        elect(&rows, &votes, 1.0, None, &mut out, &mut Vec::new());
+        elect(&rows, &votes, 1.0, None, &mut out, &mut Aligned::default());
         assert_eq!(out, [-3.0, 0.0, 2.0, -2.0]);
-        elect(&rows, &votes, -1.0, Some(&[0.5, 0.25]), &mut out, &mut Vec::new());
+        elect(&rows, &votes, -1.0, Some(&[0.5, 0.25]), &mut out, &mut Aligned::default());
         assert_eq!(out, [-12.0, 0.0, -8.0, -2.0 / 0.75]);
     }
 

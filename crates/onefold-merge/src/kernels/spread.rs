@@ -1,6 +1,7 @@
 //! How several vectors differ, element by element.
 
 use multiversion::multiversion;
+use onefold_runtime::Aligned;
 
 /// Adds the squared distances from `mean`.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
@@ -14,7 +15,7 @@ fn accumulate(x: &[f32], mean: &[f32], squares: &mut [f32]) {
 const PIECE: usize = 1024;
 
 /// Population variance over the vectors.
-pub fn variance(vectors: &[Vec<f32>], out: &mut [f32]) {
+pub fn variance(vectors: &[Aligned], out: &mut [f32]) {
     let share = 1.0 / vectors.len() as f32;
     let mut mean = [0.0; PIECE];
     for (i, out) in out.chunks_mut(PIECE).enumerate() {
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn variances_and_counts_by_hand() {
-        let vectors = [vec![1.0, 2.0, 0.0], vec![3.0, 2.0, -6.0]];
+        let vectors = [[1.0, 2.0, 0.0], [3.0, 2.0, -6.0]].map(|v| Aligned::from(&v[..]));
         let mut out = [9.0; 3];
         variance(&vectors, &mut out);
         assert_eq!(out, [1.0, 0.0, 9.0]);

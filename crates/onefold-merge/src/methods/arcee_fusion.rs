@@ -92,7 +92,7 @@ impl Kernel for FusionKernel {
     }
 
     fn merge(&self, block: &View<'_>, scratch: &mut Scratch, out: &mut [f32]) {
-        scratch.a.resize(block.len(), 0.0);
+        scratch.a.resize(block.len());
         self.importance(block, &mut scratch.a);
         let [base, other] = block.vectors else { unreachable!("two operands, as declared") };
         for (((o, b), x), score) in out.iter_mut().zip(base).zip(other).zip(&scratch.a) {

@@ -12,6 +12,8 @@
 //! of more than two dimensions run over whole filters (all but the first dimension). With `scope: model` a tensor whose
 //! density is 1 keeps everything and takes no part in the ranking of the others.
 
+use onefold_runtime::Aligned;
+
 use super::metagpt::Weighting;
 use super::{BaseRole, Combination, Kernel, Method, ModelSurvey, Needs, Rule, Scratch, WEIGHT};
 use crate::MergeError;
@@ -439,7 +441,7 @@ fn sparsifiers(task: &Task, method: &'static Method, sparsify: Sparsify) -> Resu
 
 /// Writes the masked operand `i` to `scratch.a`.
 fn apply(mask: &Mask, view: &View<'_>, i: usize, scratch: &mut Scratch) {
-    scratch.a.resize(view.len(), 0.0);
+    scratch.a.resize(view.len());
     mask.apply(view, i, &mut scratch.mask, &mut scratch.a);
 }
 
@@ -485,11 +487,11 @@ impl Mix {
     fn elect(&self, block: &View<'_>, scratch: &mut Scratch, out: &mut [f32]) {
         let k = self.masks.len();
         let Scratch { rows, a, b, mask } = scratch;
-        rows.resize_with(k, Vec::new);
-        a.clear();
-        a.resize(block.len(), 0.0);
+        rows.resize_with(k, Aligned::default);
+        a.resize(block.len());
+        a.fill(0.0);
         for (i, row) in rows.iter_mut().enumerate() {
-            row.resize(block.len(), 0.0);
+            row.resize(block.len());
             let weight = (self.weights[i] * self.factors[i]) as f32;
             if self.consensus == Consensus::Paper {
                 self.masks[i].apply(block, i, mask, row);

@@ -4,6 +4,7 @@
 //! A method turns a [`Task`] into a [`Rule`]. The rule looks at the tensor as often as it needs ([`Rule::prepare`])
 //! and returns a [`Kernel`] that is local to an element or a row; the stream applies the kernel block by block.
 
+use onefold_runtime::Aligned;
 use std::fmt::Debug;
 
 use crate::MergeError;
@@ -216,11 +217,11 @@ pub trait Kernel: Send + Sync + Debug {
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// One per operand.
-    pub rows: Vec<Vec<f32>>,
+    pub rows: Vec<Aligned>,
     /// For anything.
-    pub a: Vec<f32>,
+    pub a: Aligned,
     /// For anything.
-    pub b: Vec<f32>,
+    pub b: Aligned,
     /// For masks.
     pub mask: sparsify::Scratch,
 }

@@ -107,8 +107,8 @@ impl Kernel for RamKernel {
         // out = sum of active changes, a = their number, b = the boosted change of the last active model.
         let Scratch { a, b, .. } = scratch;
         for buffer in [&mut *a, &mut *b] {
-            buffer.clear();
-            buffer.resize(block.len(), 0.0);
+            buffer.resize(block.len());
+            buffer.fill(0.0);
         }
         out.fill(0.0);
         for (vector, factor) in block.vectors.iter().zip(&self.unique) {

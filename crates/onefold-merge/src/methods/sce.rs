@@ -10,6 +10,8 @@
 //!
 //! mergekit's early exits (nothing to select) give a tensor of the wrong shape; here nothing selected means the base.
 
+use onefold_runtime::Aligned;
+
 use std::sync::Arc;
 
 use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};
@@ -134,7 +136,7 @@ fn marks(view: &View<'_>, cut: Cut) -> Marks {
 fn energies(view: &View<'_>, marks: Option<&[u8]>) -> Vec<f64> {
     let Some(marks) = marks else { return view.vectors.iter().map(|x| dot(x, x)).collect() };
     let mut kept = vec![0.0; view.len()];
-    let one = |x: &Vec<f32>| {
+    let one = |x: &Aligned| {
         keep_marked(x, marks, 1.0, &mut kept);
         dot(&kept, &kept)
     };
@@ -169,11 +171,11 @@ impl Kernel for SceKernel {
         let mut buffer = None;
         let marks = self.selection.marks(block, &mut buffer);
         let weights: Vec<f32> = self.weights.iter().map(|w| *w as f32).collect();
-        rows.resize_with(block.vectors.len(), Vec::new);
-        a.clear();
-        a.resize(block.len(), 0.0);
+        rows.resize_with(block.vectors.len(), Aligned::default);
+        a.resize(block.len());
+        a.fill(0.0);
         for ((row, vector), w) in rows.iter_mut().zip(block.vectors).zip(&weights) {
-            row.resize(block.len(), 0.0);
+            row.resize(block.len());
             match marks {
                 Some(marks) => keep_marked(vector, marks, 1.0, row),
                 None => row.copy_from_slice(vector),

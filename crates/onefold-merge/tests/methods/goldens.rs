@@ -7,6 +7,7 @@ use onefold_merge::kernels::mix::{elect, keep_marked, mark};
 use onefold_merge::kernels::reduce::l1;
 use onefold_merge::methods::combine;
 use onefold_merge::methods::metagpt::coefficients;
+use onefold_runtime::Aligned;
 use serde_json::Value;
 
 use crate::harness::{Input, Job, close};
@@ -240,7 +241,7 @@ fn elected_signs() {
         assert_eq!(signs, row(&case["sign_reference_code"]), "K = {k}");
         for (x, expected) in trimmed.iter().zip(rows(&case["adamerging_pp_phi"])) {
             let mut out = vec![9.0; 10];
-            elect(std::slice::from_ref(x), &votes, majority, None, &mut out, &mut Vec::new());
+            elect(&[x[..].into()], &votes, majority, None, &mut out, &mut Aligned::default());
             assert_eq!(out, single(&expected), "K = {k}");
         }
     }
@@ -318,14 +319,14 @@ fn dare_with_given_masks() {
         combine(&scales, &kept, &mut out);
         close(linear, &out, &row(&case[linear]), 0.0, F32);
     }
-    let weighted: Vec<Vec<f32>> = parts
+    let weighted: Vec<Aligned> = parts
         .iter()
         .zip(&lambda)
-        .map(|((x, factor, _), l)| x.iter().map(|v| (l * factor) as f32 * v).collect())
+        .map(|((x, factor, _), l)| x.iter().map(|v| (l * factor) as f32 * v).collect::<Vec<f32>>()[..].into())
         .collect();
     let (mut votes, mut out) = (vec![0.0; 10], vec![9.0; 10]);
     combine(&[1.0; 3], &weighted, &mut votes);
-    elect(&weighted, &votes, 1.0, None, &mut out, &mut Vec::new());
+    elect(&weighted, &votes, 1.0, None, &mut out, &mut Aligned::default());
     let key = "metagpt_dare_ties_1_over_density";
     close(key, &out, &row(&case[key]), 0.0, F32);
 }

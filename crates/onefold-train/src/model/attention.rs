@@ -9,7 +9,7 @@ use onefold_engine::{Buffer, Write};
 
 use super::gradients::Backward;
 use super::linear::{Linear, LinearSaved, LinearScratch, LinearScratchBytes};
-use super::memory::{BatchShape, F32, held};
+use super::memory::{BatchShape, held, size};
 use super::norm::Norm;
 use super::parameters::Parameters;
 use super::pass::Pass;
@@ -242,7 +242,7 @@ impl Attention {
             .flatten()
             .zip(maps)
             .map(|(norm, map)| map.result_bytes(shape) + norm.saved_bytes(shape.rows * map.outputs()));
-        let log_sums = if shape.training() { shape.rows * self.shape.heads * F32 } else { 0 };
+        let log_sums = if shape.training() { size(shape.rows * self.shape.heads) } else { 0 };
         let linears = maps.iter().chain([&self.output]).map(|map| map.saved_bytes(shape)).sum::<usize>();
         results + norms.sum::<usize>() + self.out_bytes(shape) + log_sums + linears
     }
@@ -259,7 +259,7 @@ impl Attention {
     }
 
     fn out_bytes(&self, shape: &BatchShape) -> usize {
-        shape.rows * self.shape.heads * self.shape.head_dim * F32
+        size(shape.rows * self.shape.heads * self.shape.head_dim)
     }
 
     fn maps(&self) -> &[Linear] {

@@ -6,7 +6,7 @@ use onefold_engine::{Buffer, Write};
 
 use super::batch::{Batch, BatchError, Limits};
 use super::gradients::{Backward, Lent};
-use super::memory::{BatchShape, F32, held};
+use super::memory::{BatchShape, held, size};
 use super::norm::Norm;
 use super::parameters::{ParameterId, Parameters, Part};
 use super::pass::{Pass, Site};
@@ -121,7 +121,7 @@ impl Embedding {
 
     /// Bytes that come to be held.
     pub(super) fn bytes(&self, shape: &BatchShape) -> usize {
-        let matrix = shape.rows * self.width * F32;
+        let matrix = size(shape.rows * self.width);
         let norm = self.norm.map_or(0, |norm| {
             let gradient = if shape.training() { matrix } else { 0 };
             matrix + gradient + norm.saved_bytes(shape.rows * self.width)

@@ -5,7 +5,7 @@ use onefold_engine::{Buffer, Write};
 
 use super::gradients::Backward;
 use super::linear::{Linear, LinearSaved, LinearScratch, LinearScratchBytes};
-use super::memory::{BatchShape, F32, held};
+use super::memory::{BatchShape, held, size};
 use super::parameters::Parameters;
 use super::pass::Pass;
 use crate::families::{Half, Role};
@@ -139,7 +139,7 @@ impl FeedForward {
     }
 
     fn inner_bytes(&self, shape: &BatchShape) -> usize {
-        shape.rows * self.down.inputs() * F32
+        size(shape.rows * self.down.inputs())
     }
 
     fn maps(&self) -> &[Linear] {

@@ -5,7 +5,7 @@ use onefold_engine::cpu::{dora, lora};
 use onefold_engine::{Buffer, Write};
 
 use super::gradients::{Backward, Lent};
-use super::memory::{BatchShape, F32};
+use super::memory::{BatchShape, size};
 use super::parameters::{Adapter, ParameterId, Parameters, Part};
 use super::pass::{Pass, Site};
 use crate::families::{Half, Role};
@@ -183,27 +183,27 @@ impl Linear {
 
     /// Bytes of y.
     pub(super) fn result_bytes(&self, shape: &BatchShape) -> usize {
-        shape.rows * self.outputs * F32
+        size(shape.rows * self.outputs)
     }
 
     /// Bytes of what is saved.
     pub(super) fn saved_bytes(&self, shape: &BatchShape) -> usize {
         let Some(Adapter { rank, magnitude, .. }) = self.adapter else { return 0 };
-        let dora = magnitude.map_or(0, |_| self.result_bytes(shape) + self.outputs * F32);
-        shape.rows * rank * F32 + dora
+        let dora = magnitude.map_or(0, |_| self.result_bytes(shape) + size(self.outputs));
+        size(shape.rows * rank) + dora
     }
 
     /// Bytes of a scratch for this map alone.
     pub(super) fn scratch_bytes(&self, shape: &BatchShape) -> LinearScratchBytes {
         let Some(adapter) = self.adapter else { return LinearScratchBytes::default() };
-        let matrix = |width: usize| shape.rows * width * F32;
+        let matrix = |width: usize| size(shape.rows * width);
         let dropped = if shape.drops() && adapter.dropout > 0.0 { matrix(self.inputs) } else { 0 };
         let hidden = if shape.training() { matrix(adapter.rank) } else { 0 };
         match adapter.magnitude {
             None => LinearScratchBytes([dropped, hidden, 0, 0]),
             Some(_) => {
                 let scaled = if shape.training() { matrix(self.outputs) } else { 0 };
-                LinearScratchBytes([2 * dropped, hidden, self.outputs * F32, scaled])
+                LinearScratchBytes([2 * dropped, hidden, size(self.outputs), scaled])
             }
         }
     }

@@ -8,8 +8,10 @@ use onefold_engine::Buffer;
 
 use super::stack::Keep;
 
-/// Bytes of a number.
-pub(super) const F32: usize = size_of::<f32>();
+/// Bytes of a buffer of so many elements.
+pub(super) fn size(elements: usize) -> usize {
+    Buffer::bytes_of(elements)
+}
 
 /// A batch as far as memory is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use onefold_engine::cpu::norm::{self, Gradients, Input, Kind};
 use onefold_engine::{Buffer, Write};
 
 use super::gradients::{Backward, Lent};
-use super::memory::F32;
+use super::memory::size;
 use super::parameters::{ParameterId, Parameters, Part};
 use super::pass::Pass;
 use crate::families::{Half, Role};
@@ -72,7 +72,7 @@ impl Norm {
 
     /// Bytes of the statistics of a matrix of so many elements.
     pub(super) fn saved_bytes(&self, elements: usize) -> usize {
-        self.of(elements).statistics() * F32
+        size(self.of(elements).statistics())
     }
 
     fn of(&self, elements: usize) -> norm::Norm {

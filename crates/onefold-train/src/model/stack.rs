@@ -8,7 +8,7 @@ use onefold_engine::{Buffer, Write};
 
 use super::gradients::Backward;
 use super::layer::{Layer, LayerSaved, LayerSettings, Scratch, ScratchBytes};
-use super::memory::{BatchShape, F32, held};
+use super::memory::{BatchShape, held, size};
 use super::norm::Norm;
 use super::parameters::{Parameters, Trained};
 use super::pass::Pass;
@@ -79,7 +79,7 @@ impl Stack {
 
     /// Bytes that the activations come to hold.
     pub(super) fn bytes(&self, shape: &BatchShape, width: usize) -> usize {
-        let matrix = shape.rows * width * F32;
+        let matrix = size(shape.rows * width);
         let saved = self.layers.iter().map(|layer| layer.saved_bytes(shape, width));
         let (stream, saved) = match shape.keep {
             Keep::Nothing => (2, saved.max().unwrap_or(0)),

@@ -14,7 +14,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::HubEvent;
-use super::config::{HubConfig, check_endpoint};
+use super::config::{HubConfig, Secret, check_endpoint};
 use super::error::HubError;
 use super::name::{Commit, RepoId, Revision, blob_name, encode};
 use super::wire::{bare, number, protocol, proxy, redirect, same_origin, text, tls};
@@ -30,6 +30,7 @@ pub(super) struct Client<'a> {
     agent: Agent,
     config: &'a HubConfig,
     endpoint: String,
+    token: Option<Secret>,
 }
 
 /// What the hub says about a revision.
@@ -78,7 +79,7 @@ impl<'a> Client<'a> {
             .tls_config(tls(config)?)
             .build()
             .new_agent();
-        Ok(Self { agent, config, endpoint })
+        Ok(Self { agent, config, endpoint, token: config.token.read()? })
     }
 
     /// Asks for the commit and files of a revision.
@@ -203,7 +204,7 @@ impl<'a> Client<'a> {
             _ => self.agent.get(url),
         };
         let mut request = request.config().timeout_recv_response(Some(self.config.metadata_timeout)).build();
-        if let Some(token) = self.config.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
+        if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
             request = request.header("authorization", format!("Bearer {}", token.reveal()));
         }
         if let Some(range) = range {
@@ -224,7 +225,7 @@ impl<'a> Client<'a> {
                 repo: repo.to_string(),
                 endpoint: self.endpoint.clone(),
                 status,
-                with_token: self.config.token.is_some(),
+                with_token: self.token.is_some(),
                 gated: code == "GatedRepo",
                 tried: Vec::new(),
             },

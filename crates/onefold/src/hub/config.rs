@@ -35,6 +35,40 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Where the access token comes from. It is read when a request is about to be made: whoever merges local models or works
+/// offline is not kept from it by a token that is of no use there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Token {
+    /// None is sent.
+    #[default]
+    Absent,
+    /// This one.
+    Given(Secret),
+    /// The content of this file; none if it does not exist or is empty.
+    File(PathBuf),
+}
+
+impl Token {
+    /// The token to send.
+    ///
+    /// # Errors
+    /// [`HubError::BadSetting`] for a token with characters no header can carry; [`HubError::Io`] for a token file that exists
+    /// and cannot be read.
+    pub(super) fn read(&self) -> Result<Option<Secret>, HubError> {
+        let path = match self {
+            Self::Absent => return Ok(None),
+            Self::Given(secret) => return check_token("HF_TOKEN", secret.reveal()).map(Some),
+            Self::File(path) => path,
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() => Ok(None),
+            Ok(text) => check_token("HF_TOKEN_PATH", &text).map(Some),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(HubError::io(path, "read the token file", error)),
+        }
+    }
+}
+
 /// Everything the resolver takes from outside.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
@@ -45,7 +79,7 @@ pub struct HubConfig {
     /// Hub address without trailing slash.
     pub endpoint: String,
     /// Access token, sent to the endpoint's own host only.
-    pub token: Option<Secret>,
+    pub token: Token,
     /// Never open a connection.
     pub offline: bool,
     /// Longest wait for a connection and for the answer to a question about a repository or file.
@@ -72,7 +106,7 @@ impl Default for HubConfig {
             home: None,
             cache: None,
             endpoint: DEFAULT_ENDPOINT.to_owned(),
-            token: None,
+            token: Token::Absent,
             offline: false,
             metadata_timeout: Duration::from_secs(10),
             download_timeout: Duration::from_secs(10),
@@ -90,8 +124,7 @@ impl HubConfig {
     /// Reads the settings through `get`, which returns the value of an environment variable.
     ///
     /// # Errors
-    /// [`HubError::BadSetting`] for an endpoint that is no web address, a timeout that is no number, a token
-    /// with characters no header can carry; [`HubError::Io`] for a token file that exists and cannot be read.
+    /// [`HubError::BadSetting`] for an endpoint that is no web address, or a timeout that is no number.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, HubError> {
         let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
         let first = |names: &[&str]| names.iter().find_map(|name| get(name));
@@ -106,7 +139,7 @@ impl HubConfig {
         let endpoint = endpoint(get("HF_ENDPOINT"))?;
         Ok(Self {
             cache: cache.or_else(|| hf_home.as_ref().map(|dir| dir.join("hub"))),
-            token: token(&get, hf_home.as_deref(), folder("HF_TOKEN_PATH"))?,
+            token: token(&get, hf_home.as_deref(), folder("HF_TOKEN_PATH")),
             offline: is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE"),
             metadata_timeout: seconds(&get, "HF_HUB_ETAG_TIMEOUT", default.metadata_timeout)?,
             download_timeout: seconds(&get, "HF_HUB_DOWNLOAD_TIMEOUT", default.download_timeout)?,
@@ -164,22 +197,14 @@ fn token(
     get: &impl Fn(&str) -> Option<String>,
     hf_home: Option<&Path>,
     token_path: Option<PathBuf>,
-) -> Result<Option<Secret>, HubError> {
+) -> Token {
     if get("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_true(&value)) {
-        return Ok(None);
+        return Token::Absent;
     }
     if let Some(text) = get("HF_TOKEN").or_else(|| get("HUGGING_FACE_HUB_TOKEN")) {
-        return check_token("HF_TOKEN", &text).map(Some);
+        return Token::Given(Secret::new(&text));
     }
-    let Some(path) = token_path.or_else(|| hf_home.map(|dir| dir.join("token"))) else {
-        return Ok(None);
-    };
-    match std::fs::read_to_string(&path) {
-        Ok(text) if text.trim().is_empty() => Ok(None),
-        Ok(text) => check_token("HF_TOKEN_PATH", &text).map(Some),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(HubError::io(&path, "read the token file", error)),
-    }
+    token_path.or_else(|| hf_home.map(|dir| dir.join("token"))).map_or(Token::Absent, Token::File)
 }
 
 fn check_token(name: &'static str, text: &str) -> Result<Secret, HubError> {
@@ -268,7 +293,8 @@ mod tests {
             .unwrap();
             path.to_str().unwrap().to_owned()
         };
-        let of = |table: &[(&str, &str)]| read(table).unwrap().token.map(|token| token.reveal().to_owned());
+        let token = |table: &[(&str, &str)]| read(table).unwrap().token.read();
+        let of = |table: &[(&str, &str)]| token(table).unwrap().map(|token| token.reveal().to_owned());
         assert_eq!(of(&[("HF_HOME", home)]), None);
         write("token", "from_home\n");
         let path = write("other", "from_path\n");
@@ -283,7 +309,10 @@ mod tests {
         let shown =
             format!("{:?}", read(&[("HF_TOKEN", "hf_new"), ("HTTPS_PROXY", "http://u:pw@p")]).unwrap());
         assert!(!shown.contains("hf_new") && !shown.contains("pw"), "{shown}");
-        let error = read(&[("HF_TOKEN", "hf_ab cd")]).unwrap_err().to_string();
+        let error = token(&[("HF_TOKEN", "hf_ab cd")]).unwrap_err().to_string();
         assert!(error.contains("HF_TOKEN") && !error.contains("hf_ab"), "{error}");
+        // A folder stands in for a file without the right to read it, which root has.
+        let error = token(&[("HF_TOKEN_PATH", home)]).unwrap_err().to_string();
+        assert!(error.contains("read the token file") && error.contains(home), "{error}");
     }
 }

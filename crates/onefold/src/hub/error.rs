@@ -282,6 +282,12 @@ impl HubError {
         }
     }
 
+    /// Whether it is the hub that does not work, and not what it was asked for: then it has no answer to the next question
+    /// either.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Status { status: 502..=504, .. })
+    }
+
     /// An I/O error at `path`, told apart as a full disk where it is one.
     pub(super) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
         match source.kind() {

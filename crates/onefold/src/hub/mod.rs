@@ -30,7 +30,7 @@ use std::time::Duration;
 use cache::RepoCache;
 use name::{Commit, LocalSearch, RepoId, Revision};
 
-pub use config::{DEFAULT_ENDPOINT, HubConfig, Secret};
+pub use config::{DEFAULT_ENDPOINT, HubConfig, Secret, Token};
 pub use error::HubError;
 pub(crate) use name::is_safe_file;
 

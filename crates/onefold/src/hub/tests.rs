@@ -202,13 +202,13 @@ fn private_model_needs_the_token_which_stays_with_the_hub() {
         "{error}"
     );
 
-    place.config.token = Some(Secret::new("hf_wrong"));
+    place.config.token = Token::Given(Secret::new("hf_wrong"));
     let error = place.resolve("org/name").unwrap_err();
     assert!(matches!(error, HubError::Refused { with_token: true, .. }), "{error}");
     assert!(!format!("{error} {error:?}").contains("hf_wrong"), "{error:?}");
 
     server.take_log();
-    place.config.token = Some(Secret::new("hf_secret\n"));
+    place.config.token = Token::Given(Secret::new("hf_secret\n"));
     assert_whole(&place.resolve("org/name").unwrap().dir);
     let log = server.take_log();
     assert!(log.iter().any(|line| line.contains("/storage/")));
@@ -506,7 +506,7 @@ fn renamed_repository_is_followed() {
     let server = hub();
     server.change(|hub| (hub.renamed, hub.token) = (true, Some("hf_t")));
     let mut place = Place::new(&server.endpoint);
-    place.config.token = Some(Secret::new("hf_t"));
+    place.config.token = Token::Given(Secret::new("hf_t"));
     assert_eq!(place.resolve("org/name").unwrap().dir, place.snapshot());
     assert_whole(&place.snapshot());
 }

@@ -33,6 +33,9 @@ pub fn run(args: &InspectArgs, common: &Common, shell: &Shell) -> Result<(), Fai
     {
         return artefact(only, shell);
     }
+    if let Some(path) = args.html.as_ref().filter(|path| !args.force && path.symlink_metadata().is_ok()) {
+        return Err(Failure::usage(CheckpointError::OutputExists { path: path.clone() }.to_string()));
+    }
     let references: Vec<Wanted<'_>> =
         base.iter().chain(&models).map(|model| Wanted { model, base: None }).collect();
     let library = Library::open(
@@ -93,7 +96,7 @@ fn artefact(reference: &ModelRef, shell: &Shell) -> Result<(), Failure> {
     let artefact = Artefact::open(Path::new(&reference.path)).map_err(|e| Failure::Usage(sentences(e)))?;
     let manifest = artefact.manifest();
     if shell.json() {
-        shell.result(&String::from_utf8_lossy(&manifest.to_json()));
+        shell.result(&serde_json::to_string(manifest).map_err(Failure::job)?);
         return Ok(());
     }
     let size = indicatif::DecimalBytes(artefact.size());
@@ -157,6 +160,7 @@ fn single(model: &Model) -> Result<Health, Failure> {
         copied,
         tied,
         totals,
+        warnings: model.warnings.clone(),
         ..Health::default()
     })
 }
@@ -247,8 +251,7 @@ fn look(scan: &Scan, dtype: &str) -> Result<TensorHealth, Failure> {
 }
 
 fn see(view: &View<'_>) -> Seen {
-    let vectors: Vec<&[f32]> =
-        view.origin.into_iter().chain(view.vectors.iter().map(Vec::as_slice)).collect();
+    let vectors: Vec<&[f32]> = view.origin.into_iter().chain(view.vectors.iter().map(|v| &**v)).collect();
     let mut packed = vec![0.0; packed_len(vectors.len())];
     gramian(&vectors, &mut packed);
     let (active, conflicts) = if view.origin.is_some() { conflict::count(view.vectors) } else { (0, 0) };

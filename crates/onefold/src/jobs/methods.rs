@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use onefold_merge::METHODS;
 use onefold_merge::methods::{BaseRole, Method};
-use onefold_merge::params::Level;
+use onefold_merge::params::{Default, Level, Param};
+use serde_json::{Value, json};
 
 use crate::cli::MethodsArgs;
 use crate::progress::{Failure, Shell};
@@ -19,11 +20,42 @@ pub fn run(args: &MethodsArgs, shell: &Shell) -> Result<(), Failure> {
         shell.result(&markdown());
         return Ok(());
     }
-    match &args.name {
-        None => shell.result(&table()),
-        Some(name) => shell.result(&explain(find(name)?)),
-    }
+    let text = match &args.name {
+        None if shell.json() => METHODS.iter().map(|method| facts(method)).collect::<Value>().to_string(),
+        None => table(),
+        Some(name) if shell.json() => facts(find(name)?).to_string(),
+        Some(name) => explain(find(name)?),
+    };
+    shell.result(&text);
     Ok(())
+}
+
+/// A method for programs.
+fn facts(method: &Method) -> Value {
+    let (fewest, most) = method.operands;
+    let parameter = |p: &Param| {
+        json!({
+            "name": p.name,
+            "level": level_word(p.level),
+            "values": p.kind.to_string(),
+            "default": p.default.value(),
+            "required": p.default == Default::Required,
+            "help": p.help,
+        })
+    };
+    json!({
+        "name": method.name,
+        "summary": method.summary,
+        "source": method.source,
+        "base_model": base_words(method),
+        "models": {"min": fewest, "max": (most < usize::MAX).then_some(most)},
+        "passes": method.passes,
+        "parameters": method.params.iter().map(parameter).collect::<Value>(),
+    })
+}
+
+fn level_word(level: Level) -> &'static str {
+    if level == Level::Model { "model" } else { "merge" }
 }
 
 fn find(name: &str) -> Result<&'static Method, Failure> {
@@ -108,7 +140,7 @@ pub fn markdown() -> String {
         }
         text += "| parameter | level | values | default | meaning |\n|---|---|---|---|---|\n";
         for p in m.params {
-            let level = if p.level == Level::Model { "model" } else { "merge" };
+            let level = level_word(p.level);
             let _ = writeln!(text, "| `{}` | {level} | {} | {} | {} |", p.name, p.kind, p.default, p.help);
         }
     }

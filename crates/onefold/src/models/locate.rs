@@ -47,7 +47,7 @@ pub(super) struct Locator<'a> {
     missed: Option<Missed>,
 }
 
-/// What a hub that does not answer keeps from being opened. It is asked once: each further model would wait as long.
+/// What a hub that does not work keeps from being opened. It is asked once: each further model would wait as long.
 struct Missed {
     error: HubError,
     models: Vec<String>,
@@ -94,7 +94,7 @@ impl<'a> Locator<'a> {
         let (mut plain, mut origin) = (reference.clone(), reference.clone());
         if local {
             plain.path = plain_path(&plain.path);
-            origin.path = absolute(&dir);
+            origin.path = absolute(&dir, &origin.path);
         }
         if extracted.is_none() {
             // Here it is only a name, which the model's own is not to depend on.
@@ -112,7 +112,7 @@ impl<'a> Locator<'a> {
                 lora.path = plain_path(&lora.path);
             }
             if let Some(origin) = origin.lora.as_mut().filter(|_| local) {
-                origin.path = absolute(&dir);
+                origin.path = absolute(&dir, &origin.path);
             }
             adapter = Some(dir);
         }
@@ -148,7 +148,7 @@ impl<'a> Locator<'a> {
 
     fn failed(&mut self, label: &str, error: HubError) -> Vec<String> {
         match (error, &mut self.missed) {
-            (error @ HubError::Unreachable { .. }, None) => {
+            (error, None) if error.is_outage() => {
                 self.config.offline = true;
                 self.missed = Some(Missed { error, models: vec![label.to_owned()] });
                 Vec::new()
@@ -194,10 +194,11 @@ fn named_base(manifest: &Manifest) -> ModelRef {
     ModelRef { path: base.path, revision: base.revision, lora, override_architecture: None, task: None }
 }
 
-/// The path from the root, without links where they can be followed.
-fn absolute(dir: &Path) -> String {
+/// The path from the root, without links where they can be followed; as `written` if it lies below a folder whose name is
+/// no text.
+fn absolute(dir: &Path, written: &str) -> String {
     let full = dir.canonicalize().or_else(|_| std::path::absolute(dir));
-    full.unwrap_or_else(|_| dir.to_owned()).to_string_lossy().into_owned()
+    full.ok().as_deref().and_then(Path::to_str).unwrap_or(written).to_owned()
 }
 
 /// A local path without `.`, doubled and final slashes, and `..` after a name, so that `a`, `./a` and `a/` are one model.

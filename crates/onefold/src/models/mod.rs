@@ -4,6 +4,7 @@
 mod locate;
 mod mask_names;
 mod read;
+mod trained_on;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub struct Model {
     pub origin: ModelRef,
     /// Whether it is one task's model out of an EMR artefact.
     pub extracted: bool,
+    /// What the user should look at.
+    pub warnings: Vec<String>,
     parts: Vec<Part>,
 }
 
@@ -120,6 +123,15 @@ impl Library {
         }
     }
 
+    /// Says of the models of these names where they will lie: they were opened elsewhere, where their headers are already.
+    pub(crate) fn set_places(&mut self, named: &BTreeMap<String, PathBuf>) {
+        for (reference, model) in &mut self.models {
+            if let (Some(place), Some(dir)) = (named.get(&reference.path), model.dirs.first_mut()) {
+                *dir = place.clone();
+            }
+        }
+    }
+
     /// The model of a reference that was opened.
     pub fn get(&self, reference: &ModelRef) -> &Model {
         self.models.get(reference).expect("every reference of the recipe was opened")
@@ -137,15 +149,27 @@ mod tests {
 
     #[test]
     fn a_hub_that_does_not_answer_is_asked_once() {
+        asked_once(b"", "no answer from http");
+    }
+
+    #[test]
+    fn a_hub_that_is_out_of_order_is_asked_once() {
+        asked_once(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", "503");
+    }
+
+    fn asked_once(answer: &'static [u8], said: &str) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let count = asked.clone();
-        // Takes every connection and says nothing on it.
+        // Takes every connection and says the same on it.
         std::thread::spawn(move || {
-            for connection in listener.incoming() {
+            for mut connection in listener.incoming().flatten() {
                 count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                drop(connection);
+                if !answer.is_empty() {
+                    let _ = std::io::Read::read(&mut connection, &mut [0; 4096]);
+                    let _ = std::io::Write::write_all(&mut connection, answer);
+                }
             }
         });
         let dir = tempfile::tempdir().unwrap();
@@ -166,9 +190,7 @@ mod tests {
         assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].contains("./none"), "{problems:?}");
-        for part in
-            ["models org/a, org/b+org/c, org/d: no answer from http", "check the network", "directories"]
-        {
+        for part in ["models org/a, org/b+org/c, org/d: ", said, "directories"] {
             assert!(problems[1].contains(part), "`{part}` is not in {problems:?}");
         }
         // Whoever asked for no network is told so for each.

@@ -7,8 +7,8 @@ use onefold_checkpoint::emr::MODEL_FILES;
 use onefold_checkpoint::{Checkpoint, CheckpointError, adapter};
 use serde_json::Value;
 
-use super::Model;
 use super::locate::{Extracted, Located, about_base};
+use super::{Model, trained_on};
 
 impl Located {
     /// Reads every header and puts the adapter on.
@@ -25,15 +25,24 @@ impl Located {
             Some(extracted) => extract(extracted, &self.dir, label)?,
             None => (Checkpoint::open(&self.dir).map_err(several)?, vec![self.dir]),
         };
-        let mut added = Vec::new();
+        let config = read_config(&checkpoint.dir().join("config.json"))
+            .map_err(|problem| vec![format!("model {label}: {problem}")])?;
+        let (mut added, mut warnings) = (Vec::new(), Vec::new());
         if let Some(dir) = self.adapter {
             let before: BTreeSet<String> = checkpoint.tensors().keys().cloned().collect();
             checkpoint = adapter::apply(checkpoint, &dir).map_err(several)?;
             added.extend(checkpoint.tensors().keys().filter(|name| !before.contains(*name)).cloned());
+            let trained_on = adapter::read_config(&dir).map_err(several)?.base_model;
+            let (base, config) = (checkpoint.dir(), config.as_ref());
+            warnings.extend(trained_on::warning(
+                label,
+                trained_on.as_deref(),
+                &self.plain.path,
+                base,
+                config,
+            ));
             dirs.push(dir);
         }
-        let config = read_config(&checkpoint.dir().join("config.json"))
-            .map_err(|problem| vec![format!("model {label}: {problem}")])?;
         let label = self.plain.to_string();
         let Self { local, origin, parts, .. } = self;
         Ok(Model {
@@ -46,6 +55,7 @@ impl Located {
             dirs,
             origin,
             extracted,
+            warnings,
             parts,
         })
     }

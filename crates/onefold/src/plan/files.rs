@@ -1,10 +1,10 @@
 //! The files beside the weights: config, tokenizer, templates, code, generation settings, modules of sentence-transformers.
-//! They come from the donor byte
-//! for byte; only what the merge changed is changed.
+//! They come from the donor byte for byte; only what the merge changed is changed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::links;
 use crate::config::{self, Changes};
 use crate::models::Model;
 use crate::recipe::Recipe;
@@ -98,6 +98,8 @@ fn donor_files(dir: &Path, warnings: &mut Vec<String>) -> Result<Vec<OutputFile>
     if names.contains(MODULES) {
         names.extend(module_files(dir, warnings)?);
     }
+    let names: Vec<String> = names.into_iter().collect();
+    links::judge(dir, &names, warnings)?;
     let file = |name: String| OutputFile { content: FileContent::Copied(dir.join(&name)), name };
     Ok(names.into_iter().map(file).collect())
 }

@@ -22,7 +22,8 @@ impl<'r> Planner<'r> {
         let donor = self.models[self.donor];
         let mut notes: Vec<String> = found.notes.into_iter().collect();
         let missing = found.missing.iter().map(|(what, names)| format!("{}: {what}", elided(names.iter())));
-        let mut warnings: Vec<String> = missing.chain(found.warnings).collect();
+        let of_models = self.models.iter().flat_map(|model| model.warnings.iter().cloned());
+        let mut warnings: Vec<String> = of_models.chain(missing).chain(found.warnings).collect();
         let dtype = self.recipe.out_dtype.or(self.recipe.dtype).map(Dtype::torch_name);
         let tied = donor.config_value("tie_word_embeddings").and_then(serde_json::Value::as_bool);
         let has_head = tensors.iter().any(|t| names::is_head(&t.output.name));

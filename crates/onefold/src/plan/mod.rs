@@ -15,6 +15,7 @@ pub mod files;
 mod finish;
 pub mod gather;
 mod inputs;
+mod links;
 mod merged;
 pub mod names;
 pub mod sections;

@@ -1,6 +1,7 @@
 //! The tree a recipe's text becomes: scalars with their YAML meaning, lists, mappings, each with its place.
 
 use indexmap::IndexMap;
+use onefold_merge::params::parse_number;
 
 use super::problems::Place;
 use super::scalar::Meaning;
@@ -70,7 +71,12 @@ impl Node {
                 format!("`{text}` (the boolean {value})")
             }
             Data::Scalar { text, meaning: Meaning::Bool(_) } => format!("the boolean `{text}`"),
-            Data::Scalar { text, meaning: Meaning::Text } => format!("the text {}", shortened(text)),
+            Data::Scalar { text, meaning: Meaning::Text } if !is_beyond_f64(text) => {
+                format!("the text {}", shortened(text))
+            }
+            Data::Scalar { text, meaning: Meaning::Text | Meaning::Float(_) } if is_beyond_f64(text) => {
+                format!("the number {}, which is out of range (at most 1.8e308)", shortened(text))
+            }
             Data::Scalar { text, .. } => format!("the number `{text}`"),
         }
     }
@@ -120,6 +126,11 @@ impl Node {
             Data::Map(entries) => Box::new(entries.values().map(|entry| &entry.value)),
         }
     }
+}
+
+/// Whether `text` is written as a number that no `f64` holds (`1e400`); `.inf` is written as what it is.
+pub(super) fn is_beyond_f64(text: &str) -> bool {
+    text.bytes().any(|b| b.is_ascii_digit()) && parse_number(text).is_some_and(f64::is_infinite)
 }
 
 /// `text` quoted, cut after 40 characters.

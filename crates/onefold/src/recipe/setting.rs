@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 use onefold_merge::params::{Value, parse_number};
 
 use super::fields::{self, Fields, join};
-use super::node::{Data, Node};
+use super::node::{Data, Node, is_beyond_f64};
 use super::problems::{Located, Problems};
 use super::scalar::Meaning;
 
@@ -218,13 +218,14 @@ fn plain(node: &Node, path: &str, problems: &mut Problems) -> Option<Plain> {
     }
 }
 
-/// `None` for nothing and for `.nan` and `.inf`: they are no value of any setting.
+/// `None` for nothing, for `.nan` and `.inf`, and for numbers beyond any `f64`: they are no value of any setting.
 fn scalar(text: &str, meaning: Meaning) -> Option<Plain> {
     match meaning {
         Meaning::Null => None,
         Meaning::Bool(flag) => Some(Plain::Flag(flag)),
         Meaning::Int(number) => Some(Plain::Number(number as f64)),
         Meaning::Float(number) => number.is_finite().then_some(Plain::Number(number)),
+        Meaning::Text if is_beyond_f64(text) => None,
         Meaning::Text => Some(match parse_number(text).filter(|number| number.is_finite()) {
             Some(number) => Plain::Number(number),
             None => Plain::Text(text.to_owned()),

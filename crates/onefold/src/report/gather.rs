@@ -2,13 +2,14 @@
 
 use onefold_merge::kernels::reduce::{packed_index, packed_len};
 use onefold_merge::stream::{Planned, Statistics, Work};
+use rayon::prelude::*;
 
 use super::health::{CopiedTensor, DtypeCount, Health, TensorHealth, Totals};
 use crate::plan::Plan;
 
 /// The report's data of a merge; `statistics` are in the plan's order.
 pub fn of_merge(plan: &Plan, statistics: &[Option<Statistics>], title: &str) -> Health {
-    let merged = plan.tensors.iter().zip(statistics);
+    let merged = plan.tensors.par_iter().zip(statistics);
     let tensors = merged.filter_map(|(planned, s)| tensor(plan, planned, s.as_ref()?)).collect();
     let base = plan.origin.clone();
     let vectors = base

@@ -436,6 +436,10 @@ fn bad_arguments() {
     fs::write(dir.path().join("r.yml"), TIES).unwrap();
     let with = |more: &[&str]| onefold(dir.path(), &[&["merge", "r.yml", "-o", "out"], more].concat());
     with(&["--threads", "0"]).fails(2, &["--threads"]);
+    for option in ["--max-shard-size", "--max-memory"] {
+        with(&[option, "99999999999TB"]).fails(2, &[option, "less than"]);
+        with(&[option, "0.1"]).fails(2, &[option, "at least one byte"]);
+    }
     with(&["--max-shard-size", "5 parsecs"]).fails(2, &["--max-shard-size", "parsecs"]);
     with(&["--max-memory", "1MB"]).fails(2, &["--max-memory", "even with one thread"]);
     with(&["--set", "parameters.lamda=1"]).fails(2, &["lamda", "did you mean `lambda`?"]);
@@ -445,6 +449,40 @@ fn bad_arguments() {
     onefold(dir.path(), &["methods", "tise"]).fails(2, &["tise", "did you mean `ties`?"]);
     onefold(dir.path(), &["inspect", "./nowhere"]).fails(2, &["./nowhere"]);
     nothing_left(dir.path());
+}
+
+#[test]
+fn numbers_out_of_range_are_called_numbers() {
+    let dir = llamas();
+    let out_of_range = &["the number \"1e400\", which is out of range"];
+    refused(dir.path(), &format!("{TIES}parameters: {{lambda: 1e400}}\n"), out_of_range);
+    refused(
+        dir.path(),
+        &format!("{TIES}parameters: {{lambda: -1.0e+400}}\n"),
+        &["number \"-1.0e+400\", which is out"],
+    );
+    refused(dir.path(), &TIES.replace("density: 0.5", "density: [0.1, 1e400]"), out_of_range);
+    refused(
+        dir.path(),
+        &TIES.replace("weight: 1", "weight: [{filter: mlp, value: 1e400}, {value: 1}]"),
+        out_of_range,
+    );
+    refused(dir.path(), &format!("{TIES}tokenizer: {{pad_to_multiple_of: 1e400}}\n"), out_of_range);
+    refused(
+        dir.path(),
+        &format!("{TIES}parameters: {{lambda: .inf}}\n"),
+        &["a finite number, found the number `.inf`"],
+    );
+    refused(dir.path(), &format!("{TIES}parameters: {{lambda: 4e}}\n"), &["the text \"4e\""]);
+    let set = ["--set", "parameters.lambda=1e400", "--set", "models.0.parameters.weight=-9e999"];
+    merge(dir.path(), TIES, "out", &set).fails(2, &[out_of_range[0], "the number \"-9e999\""]);
+}
+
+#[test]
+fn keys_that_are_not_understood_are_no_settings_of_the_tokenizer() {
+    let dir = llamas();
+    let recipe = format!("{TIES}tokenizer: {{source: base, keep_padding: true}}\n");
+    refused(dir.path(), &recipe, &["tokenizer: unknown key `keep_padding`"]);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn check_remains(dir: &Path, expected: &[(String, Vec<u8>)], when: &str) {
 fn a_merge_killed_at_any_instant_leaves_nothing_half_made_and_resumes() {
     let dir = fixture(6);
     let dir = dir.path();
-    let (expected, time) = undisturbed(dir);
+    let (expected, mut time) = undisturbed(dir);
     assert!(time >= Duration::from_millis(100), "the merge is too short to be killed within: {time:?}");
     let mut random = Random(2024);
     let (mut killed, mut partials) = (0, 0);
@@ -96,7 +96,12 @@ fn a_merge_killed_at_any_instant_leaves_nothing_half_made_and_resumes() {
         let mut child = start(dir, &MERGE);
         std::thread::sleep(wait);
         child.kill().unwrap();
-        killed += u32::from(child.wait().unwrap().code().is_none());
+        if child.wait().unwrap().code().is_none() {
+            killed += 1;
+        } else {
+            // On a busy machine the first run may have taken longer than any other.
+            time = time.min(wait);
+        }
         partials += u32::from(dir.join("out.partial").exists());
         check_remains(dir, &expected, &when);
         if round % 2 == 1 || round == 49 {
@@ -134,10 +139,10 @@ fn ctrl_c_ends_in_good_order_and_says_how_to_go_on() {
     let dir = dir.path();
     let (expected, _) = undisturbed(dir);
     // On a busy machine the signal may come after the work: then once more.
-    for _ in 0..20 {
+    for round in 0..20 {
         let mut child = start(dir, &MERGE);
         wait_for_work(&mut child, &dir.join("out.partial"));
-        signal(&child, "-INT");
+        signal(&child, ["-INT", "-TERM"][round % 2]);
         let ran = Ran::from(child.wait_with_output().unwrap());
         if ran.code == Some(0) {
             fs::remove_dir_all(dir.join("out")).unwrap();
@@ -260,26 +265,43 @@ fn the_rest_of_another_job_is_discarded() {
     assert!(weights(&dir.join("out")) == expected);
 }
 
-/// A limit of the size of files stands in for a full disk, which needs root to make.
+/// The merge with a limit of the size of files, in blocks of 1024 bytes.
+fn limited(dir: &Path, limit: &str) -> Ran {
+    let line = format!("ulimit -f {limit}; exec \"$0\" \"$@\"");
+    let mut limited = Command::new("bash");
+    limited.arg("-c").arg(line).arg(env!("CARGO_BIN_EXE_onefold")).args(MERGE).current_dir(dir);
+    limited.env("HF_HUB_OFFLINE", "1").output().unwrap().into()
+}
+
+/// A limit of the size of files stands in for a full disk, which needs root to make. Its signal would end the process
+/// without a word.
 #[test]
 fn files_that_cannot_grow_are_a_clear_error() {
     let dir = fixture(2);
     let dir = dir.path();
     let (expected, _) = undisturbed(dir);
-    let shell = |limit: &str| -> Ran {
-        let line = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" \"$@\"");
-        let mut limited = Command::new("bash");
-        limited.arg("-c").arg(line).arg(env!("CARGO_BIN_EXE_onefold")).args(MERGE).current_dir(dir);
-        limited.env("HF_HUB_OFFLINE", "1").output().unwrap().into()
-    };
-    // In blocks of 1024 bytes: no shard fits; only the report and the like do.
-    let ran = shell("500");
-    assert!(matches!(ran.code, Some(1 | 2)), "{ran:?}");
-    ran.fails(ran.code.unwrap(), &["out.partial", "safetensors", "File too large"]);
+    // No shard fits; only the report and the like do.
+    let ran = limited(dir, "500");
+    ran.fails(1, &["out.partial", "safetensors", "File too large"]);
     assert!(!dir.join("out").exists());
     check_remains(dir, &expected, "file too large");
     onefold(dir, &MERGE).ok();
     assert!(weights(&dir.join("out")) == expected, "with space the same command works");
+}
+
+/// Space for weights is reserved at the beginning; what stands beside them may still find none. The weights are not lost.
+#[test]
+fn weights_survive_a_file_beside_them_that_cannot_be_written() {
+    let dir = fixture(3);
+    let dir = dir.path();
+    fs::write(dir.join("base/notes.txt"), vec![b'x'; 4 << 20]).unwrap();
+    let (expected, _) = undisturbed(dir);
+    let ran = limited(dir, "2000");
+    ran.fails(1, &["out.partial/notes.txt", "File too large", "the same command resumes"]);
+    check_remains(dir, &expected, "file too large");
+    let resumed = onefold(dir, &MERGE).ok();
+    assert!(resumed.stderr.contains("resuming: 3 of 3 tensors are done"), "{}", resumed.stderr);
+    assert!(weights(&dir.join("out")) == expected);
 }
 
 /// A real full disk, where the test may mount one.
@@ -297,8 +319,7 @@ fn a_full_disk_is_known_before_any_work() {
     let left = read_dir_of(&small.join("out.partial"));
     let unmounted = Command::new("umount").arg(&small).status().unwrap();
     assert!(unmounted.success());
-    assert!(matches!(ran.code, Some(1 | 2)), "{ran:?}");
-    ran.fails(ran.code.unwrap(), &["small/out.partial", "not enough space", "bytes needed"]);
+    ran.fails(1, &["small/out.partial", "not enough space", "bytes needed"]);
     assert!(left.iter().all(|n| !n.ends_with(".safetensors")), "{left:?}");
 }
 

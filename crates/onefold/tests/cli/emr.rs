@@ -281,6 +281,43 @@ fn a_resumed_run_has_the_same_factors() {
     }
 }
 
+/// The same with finished weights in the journal, and kills of the run that goes on from them.
+#[test]
+fn a_suspended_run_that_is_killed_has_the_same_factors() {
+    let dir = temp();
+    let dir = dir.path();
+    let mut random = Random(78);
+    for name in ["base", "a", "b"] {
+        let tensor = |layer: usize| (format!("model.layers.{layer}.w"), random.values(200_000, 0.1));
+        let model: Model = (0..16).map(tensor).map(|(n, v)| (n, Array::f32(&[v.len()], &v))).collect();
+        write_model(&dir.join(name), &model, &json!({}));
+    }
+    let args = ["merge", "recipe-under-test.yml", "-o", "out", "--threads", "1"];
+    let begin = std::time::Instant::now();
+    merge(dir, LARGE, "out", &args[4..]).ok();
+    let time = begin.elapsed();
+    let expected = content(&dir.join("out"));
+    let disturb = |signal: &str, wait: Duration| {
+        let mut child = command(dir, &args).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(wait);
+        // It may be over already.
+        let _ = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
+        child.wait().unwrap();
+    };
+    let mut resumed = 0;
+    for round in 1..=12 {
+        if dir.join("out").exists() {
+            fs::remove_dir_all(dir.join("out")).unwrap();
+        }
+        disturb("-INT", time.mul_f64(f64::from(round) / 13.0));
+        disturb("-KILL", time.mul_f64(f64::from(round * 5 % 13) / 13.0));
+        assert!(!dir.join("out").exists() || content(&dir.join("out")) == expected, "round {round}");
+        resumed += usize::from(merge(dir, LARGE, "out", &args[4..]).ok().stderr.contains("resuming"));
+        assert!(content(&dir.join("out")) == expected, "round {round}");
+    }
+    assert!(resumed > 0, "no run went on from finished weights");
+}
+
 #[test]
 fn a_journal_with_finished_weights_is_gone_on_from() {
     let dir = large();

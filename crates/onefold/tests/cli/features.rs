@@ -378,6 +378,37 @@ fn modules_of_sentence_transformers_come_along() {
     merge(dir.path(), MEAN, "no", &[]).fails(2, &["modules.json", "`../b`"]);
 }
 
+/// What a link leads to would be published with the merge.
+#[test]
+fn links_out_of_a_model_are_refused_or_said() {
+    let dir = temp();
+    let mut random = Random(12);
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, dir.path().join(at)).unwrap();
+    sentence_model(&dir.path().join("a"), &tiny(&mut random, "", false));
+    write_model(&dir.path().join("b"), &tiny(&mut random, "", false), &json!({}));
+    fs::write(dir.path().join("secret"), "mine").unwrap();
+    link("../modules.json", "a/1_Pooling/within.json");
+    link("../secret", "a/notes.txt");
+    let ran = merge(dir.path(), MEAN, "out", &[]).ok();
+    assert!(
+        ran.stderr.contains("copied from outside of") && ran.stderr.contains("notes.txt"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("within.json"), "{}", ran.stderr);
+    assert_eq!(fs::read(dir.path().join("out/notes.txt")).unwrap(), b"mine");
+    for target in ["../../secret", "/etc/passwd"] {
+        link(target, "a/1_Pooling/extra.json");
+        merge(dir.path(), MEAN, "no", &[]).fails(2, &["1_Pooling/extra.json", "may not lead out"]);
+        fs::remove_file(dir.path().join("a/1_Pooling/extra.json")).unwrap();
+    }
+    // The folder itself.
+    fs::rename(dir.path().join("a/1_Pooling"), dir.path().join("elsewhere")).unwrap();
+    link("../elsewhere", "a/1_Pooling");
+    merge(dir.path(), MEAN, "no", &[]).fails(2, &["1_Pooling/config.json", "may not lead out"]);
+    assert!(!dir.path().join("no").exists());
+}
+
 #[test]
 fn tensors_that_are_no_floats_are_copied() {
     let dir = temp();
@@ -564,7 +595,7 @@ fn inspect_compares_experts_with_their_base() {
     for outside in ["src=\"http", "href=\"http", "@import", "url(http"] {
         assert!(!page.contains(outside), "the page loads something: {outside}");
     }
-    onefold(dir.path(), &args).fails(1, &["page.html", "exists already"]);
+    onefold(dir.path(), &args).fails(2, &["page.html", "exists already"]);
     onefold(dir.path(), &[&args[..], &["--force"]].concat()).ok();
     // The base has no task vector to compare.
     let none = onefold(dir.path(), &["inspect", "base", "./base", "--base", "base"]);

@@ -10,4 +10,6 @@ mod emr;
 mod features;
 mod goldens;
 mod invariance;
+mod shell;
+mod steps;
 mod support;

@@ -9,7 +9,7 @@ use crate::families::{Half, Role};
 use crate::model::batch::{Answers, Batch, BatchError};
 use crate::model::gradients::Backward;
 use crate::model::linear::{Linear, LinearSaved, LinearScratch};
-use crate::model::memory::{BatchShape, F32, held};
+use crate::model::memory::{BatchShape, held, size};
 use crate::model::parameters::Parameters;
 use crate::model::pass::Pass;
 
@@ -84,9 +84,9 @@ impl ClassHead {
 
     /// Bytes that come to be held.
     pub(in crate::model) fn bytes(&self, shape: &BatchShape) -> usize {
-        let pooled = shape.sequences * self.map.inputs() * F32;
+        let pooled = size(shape.sequences * self.map.inputs());
         let gradient = if shape.training() { pooled } else { 0 };
-        let logits = shape.sequences * self.map.outputs() * F32;
+        let logits = size(shape.sequences * self.map.outputs());
         pooled + gradient + logits + (shape.sequences + 1) * size_of::<usize>()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Layer, LayerSaved, Placement, Scratch};
 use crate::model::linear::LinearScratchBytes;
-use crate::model::memory::{BatchShape, F32, held};
+use crate::model::memory::{BatchShape, held, size};
 
 impl LayerSaved {
     pub(in crate::model) fn bytes(&self) -> usize {
@@ -52,9 +52,9 @@ impl Layer {
             .map(|norm| norm.saved_bytes(elements))
             .iter()
             .sum::<usize>();
-        let post = self.post_norms.iter().flatten().map(|norm| elements * F32 + norm.saved_bytes(elements));
+        let post = self.post_norms.iter().flatten().map(|norm| size(elements) + norm.saved_bytes(elements));
         // Two results of norms and a sum, or the other way round.
-        3 * elements * F32
+        3 * size(elements)
             + statistics
             + post.sum::<usize>()
             + self.attention.saved_bytes(shape)
@@ -68,6 +68,6 @@ impl Layer {
         let (attention, of_attention) = self.attention.scratch_bytes(shape);
         let (feed_forward, of_feed_forward) = self.feed_forward.scratch_bytes(shape);
         let linear = of_attention.max(of_feed_forward);
-        ScratchBytes { matrices: matrices * shape.rows * width * F32, attention, feed_forward, linear }
+        ScratchBytes { matrices: matrices * size(shape.rows * width), attention, feed_forward, linear }
     }
 }

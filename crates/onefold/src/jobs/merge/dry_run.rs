@@ -1,6 +1,6 @@
 //! `--dry-run`: what a merge would do, as text or as one event.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use onefold_checkpoint::output::Layout;
 use serde_json::json;
@@ -66,8 +66,19 @@ pub(super) fn dry_run(
     if let Some(built) = &plan.vocabulary {
         text += &format!("{}\n", built.report);
     }
-    plan.warnings.iter().for_each(|w| text += &format!("warning: {w}\n"));
     shell.result(&text);
+    plan.warnings.iter().for_each(|w| shell.warn(w));
+}
+
+/// Shows a merge that cannot be planned before the merges that it `needs` were made.
+pub(super) fn show_waiting(out: &Path, needs: &[PathBuf], shell: &Shell) {
+    let shown: Vec<String> = needs.iter().map(|dir| dir.display().to_string()).collect();
+    if shell.json() {
+        shell.event("waiting", &json!({"output": out.display().to_string(), "needs": shown}));
+    } else {
+        let verb = if shown.len() == 1 { "exists" } else { "exist" };
+        shell.result(&format!("{}: planned once {} {verb}", out.display(), shown.join(", ")));
+    }
 }
 
 /// A method's number of passes as a phrase: `2 to 5` are passes, and so are `2, more if sparsified`.

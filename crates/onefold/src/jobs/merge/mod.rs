@@ -4,14 +4,16 @@ mod budget;
 mod dry_run;
 mod emr;
 mod identity;
+mod judge;
+mod place;
 mod record;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use onefold_checkpoint::CheckpointError;
-use onefold_checkpoint::output::{Layout, Opened, Output, check_target};
+use onefold_checkpoint::output::{Layout, Opened, Output};
 use onefold_merge::{METHODS, MergeError, methods, recording};
 
 use super::{dir_of, hub_config, on_pool, tell_hub, threads};
@@ -21,36 +23,36 @@ use crate::plan::{self, Options, Plan};
 use crate::progress::{Failure, Shell};
 use crate::recipe::{self, ModelRef, Problems, Recipe};
 use budget::Budget;
-use dry_run::dry_run;
-use identity::{identity, is_done};
+use dry_run::{dry_run, show_waiting};
+use identity::identity;
 use record::Run;
 
 /// Runs the job.
 ///
 /// # Errors
-/// [`Failure::Usage`] with all problems of recipe and inputs, or [`Failure::Job`].
+/// [`Failure::Usage`] with all problems of recipes, inputs and places, or [`Failure::Job`].
 pub fn run(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(), Failure> {
-    let session = Session { args, common, shell };
-    let recipes = read_recipes(args, common, shell)?;
-    let intermediate = args.intermediate.clone().unwrap_or_else(|| with_suffix(&args.output, ".merges"));
-    let alone = recipes.len() == 1;
-    let mut named = BTreeMap::new();
-    for recipe in &recipes {
-        let target = match &recipe.name {
-            Some(name) if !alone => intermediate.join(&name.value),
-            _ => args.output.clone(),
-        };
-        session.one(recipe, &target, &named)?;
-        if let Some(name) = &recipe.name {
-            named.insert(name.value.clone(), target);
-        }
+    let (recipes, inputs) = read_recipes(args, common, shell)?;
+    let steps = steps(&recipes, args);
+    let named = steps.iter().filter_map(|s| Some((s.recipe.name.as_ref()?.value.clone(), s.out.clone())));
+    let session = Session { args, common, shell, named: named.collect() };
+    if steps.iter().all(|step| step.out != args.output) {
+        let out = args.output.display();
+        shell.warn(&format!(
+            "every merge has a `name`, so none of them makes {out}: leave it out of the final one"
+        ));
     }
-    Ok(())
+    let states = session.judge(&steps, &inputs)?;
+    steps.iter().zip(states).try_for_each(|(step, state)| session.one(step, state))
 }
 
 /// Reads and judges all recipes of the file, and opens the models that exist already, so that everything that is wrong
-/// comes in one answer. Returns them in the order in which they run.
-fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<Vec<Recipe>, Failure> {
+/// comes in one answer. Returns the recipes in the order in which they run, and every directory that is read for them.
+fn read_recipes(
+    args: &MergeArgs,
+    common: &Common,
+    shell: &Shell,
+) -> Result<(Vec<Recipe>, Vec<PathBuf>), Failure> {
     let file = args.recipe.display().to_string();
     let text = std::fs::read_to_string(&args.recipe)
         .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
@@ -77,13 +79,16 @@ fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<Vec<
         &hub_config(common)?,
         &mut tell_hub(shell),
     );
-    all.extend(opened.err().unwrap_or_default());
-    if !all.is_empty() {
-        return Err(Failure::Usage(all));
-    }
+    let inputs = match opened {
+        Ok(library) if all.is_empty() => library.all().flat_map(|m| m.dirs.clone()).collect(),
+        opened => {
+            all.extend(opened.err().unwrap_or_default());
+            return Err(Failure::Usage(all));
+        }
+    };
     problems.warning_texts().iter().for_each(|w| shell.warn(w));
     let mut recipes: Vec<Option<Recipe>> = recipes.into_iter().map(Some).collect();
-    Ok(order.into_iter().filter_map(|i| recipes[i].take()).collect())
+    Ok((order.into_iter().filter_map(|i| recipes[i].take()).collect(), inputs))
 }
 
 /// What the recipes read that none of them makes.
@@ -96,12 +101,37 @@ fn external(recipes: &[Recipe]) -> Vec<Wanted<'_>> {
     recipes.iter().flat_map(Wanted::of).filter(|w| !waits(w)).collect()
 }
 
+/// One merge of the file, and where its product goes.
+struct Step<'r> {
+    recipe: &'r Recipe,
+    out: PathBuf,
+    /// Products of earlier steps that it reads.
+    needs: Vec<PathBuf>,
+}
+
+/// The merges in the order in which they run.
+fn steps<'r>(recipes: &'r [Recipe], args: &MergeArgs) -> Vec<Step<'r>> {
+    let intermediate = args.intermediate.clone().unwrap_or_else(|| with_suffix(&args.output, ".merges"));
+    let target = |recipe: &Recipe| match &recipe.name {
+        Some(name) if recipes.len() > 1 => intermediate.join(&name.value),
+        _ => args.output.clone(),
+    };
+    let makes = |path: &str| recipes.iter().find(|r| r.name.as_ref().is_some_and(|n| n.value == path));
+    let step = |recipe: &'r Recipe| {
+        let references = recipe.references();
+        let needs = references.iter().filter_map(|r| makes(&r.path)).map(target).collect();
+        Step { recipe, out: target(recipe), needs }
+    };
+    recipes.iter().map(step).collect()
+}
+
 /// What the user asked for, and where to tell how it goes.
-#[derive(Clone, Copy)]
 struct Session<'a> {
     args: &'a MergeArgs,
     common: &'a Common,
     shell: &'a Shell,
+    /// Where the merges with names go.
+    named: BTreeMap<String, PathBuf>,
 }
 
 /// A merge that is decided in every respect; nothing is written yet.
@@ -115,62 +145,78 @@ struct Prepared<'a> {
     /// Every directory that is read.
     inputs: Vec<PathBuf>,
     job: String,
-    begin: Instant,
+    /// Time that it took to decide.
+    planning: Duration,
+}
+
+/// What is to be done for a step.
+enum State<'r> {
+    /// Nothing: the product is there.
+    Done,
+    /// This.
+    Ready(Box<Prepared<'r>>),
+    /// What is not known before an earlier step has made what it reads.
+    Waiting,
 }
 
 impl Session<'_> {
     /// One merge from recipe to output.
-    fn one(&self, recipe: &Recipe, out: &Path, named: &BTreeMap<String, PathBuf>) -> Result<(), Failure> {
-        if let Some(dir) = self.waits_for(recipe, named) {
-            self.shell.say(&format!("{}: planned once {} exists", out.display(), dir.display()));
-            return Ok(());
-        }
-        let merge = self.prepare(recipe, out, named)?;
-        if is_done(out, &merge.job, &merge.layout) && !self.args.force {
-            self.shell.event("done", &out.display().to_string());
-            self.shell
-                .say(&format!("{} is there already, made from the same recipe and inputs", out.display()));
-            return Ok(());
-        }
-        check_target(out, &merge.inputs, self.args.force).map_err(|e| Failure::usage(e.to_string()))?;
+    fn one(&self, step: &Step<'_>, state: State<'_>) -> Result<(), Failure> {
+        let merge = match state {
+            State::Done => {
+                self.shell.event("done", &step.out.display().to_string());
+                let line =
+                    format!("{} is there already, made from the same recipe and inputs", step.out.display());
+                self.shell.say(&line);
+                return Ok(());
+            }
+            State::Ready(merge) => merge,
+            State::Waiting if self.args.dry_run => {
+                show_waiting(&step.out, &step.needs, self.shell);
+                return Ok(());
+            }
+            State::Waiting => Box::new(self.prepare(step)?),
+        };
         if self.args.dry_run {
-            let Prepared { plan, layout, budget, library, .. } = &merge;
+            let Prepared { plan, layout, budget, library, out, .. } = &*merge;
             dry_run(plan, layout, budget, library, out, self.shell);
             return Ok(());
         }
         self.merge(&merge)?;
         // To free very many tensors takes a tenth of the time of a merge; nobody has to wait for it.
-        let Prepared { library, plan, .. } = merge;
+        let Prepared { library, plan, .. } = *merge;
         std::thread::spawn(move || drop((library, plan)));
         Ok(())
     }
 
-    /// The output of an earlier merge without which a dry run cannot plan this one.
-    fn waits_for<'n>(&self, recipe: &Recipe, named: &'n BTreeMap<String, PathBuf>) -> Option<&'n PathBuf> {
-        let references = recipe.references();
-        let absent = references.iter().find_map(|r| named.get(&r.path)).filter(|dir| !dir.exists());
-        absent.filter(|_| self.args.dry_run)
+    /// Opens the models and plans.
+    fn prepare<'s>(&self, step: &'s Step<'_>) -> Result<Prepared<'s>, Failure> {
+        let begin = Instant::now();
+        self.decide(step, self.open_models(step, &self.named)?, begin)
     }
 
-    /// Opens the models and plans.
-    fn prepare<'r>(
+    /// The models of a step; those that other steps make are where `named` says.
+    fn open_models(&self, step: &Step<'_>, named: &BTreeMap<String, PathBuf>) -> Result<Library, Failure> {
+        let (hub, dir) = (hub_config(self.common)?, dir_of(&self.args.recipe));
+        let wanted = Wanted::of(step.recipe);
+        Library::open(&wanted, named, dir, &hub, &mut tell_hub(self.shell)).map_err(Failure::Usage)
+    }
+
+    fn decide<'s>(
         &self,
-        recipe: &'r Recipe,
-        out: &'r Path,
-        named: &BTreeMap<String, PathBuf>,
-    ) -> Result<Prepared<'r>, Failure> {
-        let Self { args, common, shell } = *self;
-        let begin = Instant::now();
-        let (hub, dir) = (hub_config(common)?, dir_of(&args.recipe));
-        let library = Library::open(&Wanted::of(recipe), named, dir, &hub, &mut tell_hub(shell))
-            .map_err(Failure::Usage)?;
+        step: &'s Step<'_>,
+        library: Library,
+        begin: Instant,
+    ) -> Result<Prepared<'s>, Failure> {
+        let (args, common) = (self.args, self.common);
+        let Step { recipe, out, .. } = step;
         let method = methods::find(&recipe.method.value).expect("the method was checked");
         let plan = plan::plan(recipe, method, &library, self.options()).map_err(Failure::Usage)?;
         let layout = plan.layout(args.max_shard_size);
         let budget = Budget::of(&plan, threads(common), common.max_memory)?;
         let inputs = library.all().flat_map(|m| m.dirs.clone()).collect();
         let job = identity(recipe, &library, &plan, args, common);
-        Ok(Prepared { recipe, out, library, plan, layout, budget, inputs, job, begin })
+        Ok(Prepared { recipe, out, library, plan, layout, budget, inputs, job, planning: begin.elapsed() })
     }
 
     fn options(&self) -> Options {
@@ -185,7 +231,9 @@ impl Session<'_> {
 
     /// Does what was prepared.
     fn merge(&self, merge: &Prepared<'_>) -> Result<(), Failure> {
-        let Self { args, common, shell } = *self;
+        let Self { args, common, shell, .. } = *self;
+        let now = Instant::now();
+        let begin = now.checked_sub(merge.planning).unwrap_or(now);
         merge.plan.warnings.iter().for_each(|w| shell.warn(w));
         merge.plan.notes.iter().for_each(|n| shell.say(n));
         let Opened { output, finished } = self.open(merge)?;
@@ -195,11 +243,18 @@ impl Session<'_> {
             on_pool(merge.budget.threads, || Ok(emr::run(plan, library, &finished, &output, shell)))?;
         let streamed = match streamed {
             Ok(streamed) => streamed,
-            Err(error) => return Err(give_up(output, error)),
+            Err(error) if would_repeat(&error) => {
+                output.discard();
+                return Err(Failure::job(error));
+            }
+            Err(error) => return Err(suspend(output, Failure::job(error))),
         };
-        let Prepared { recipe, out, library, plan, budget, job, begin, .. } = merge;
-        let run = Run { recipe, plan, library, out, job, args, common, budget, begin: *begin };
-        run.finish(output, &streamed, shell).map_err(Failure::job)
+        let Prepared { recipe, out, library, plan, budget, job, .. } = merge;
+        let run = Run { recipe, plan, library, out, job, args, common, budget, begin };
+        match run.tell(&output, &streamed) {
+            Ok(told) => run.finish(output, &told, shell),
+            Err(failure) => Err(suspend(output, failure)),
+        }
     }
 
     /// Makes the output directory, or finds in it what an interrupted run has left.
@@ -207,10 +262,10 @@ impl Session<'_> {
         let out = merge.out;
         if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent)
-                .map_err(|e| Failure::job(CheckpointError::io(parent, "create")(e)))?;
+                .map_err(|e| place::refused(CheckpointError::io(parent, "create")(e)))?;
         }
         let opened = Output::create(out, merge.layout.clone(), &merge.job, &merge.inputs, self.args.force)
-            .map_err(|e| Failure::usage(e.to_string()))?;
+            .map_err(place::refused)?;
         let resumed = opened.finished.iter().flatten().count();
         if resumed > 0 {
             let all = opened.finished.len();
@@ -220,16 +275,21 @@ impl Session<'_> {
     }
 }
 
-/// Ends a failed run: what can be resumed is kept, what would fail again is not.
-fn give_up(output: Output, error: MergeError) -> Failure {
-    if matches!(error, MergeError::Cancelled | MergeError::Checkpoint(_)) {
-        let kept = output
-            .suspend()
-            .map(|dir| format!("; the finished part is kept in {}, the same command resumes", dir.display()));
-        return Failure::Job(format!("{error}{}", kept.unwrap_or_default()));
+/// Whether the same command would fail in the same way, so that nothing of the run is worth keeping.
+fn would_repeat(error: &MergeError) -> bool {
+    !matches!(error, MergeError::Cancelled | MergeError::Checkpoint(_))
+}
+
+/// Ends a failed run whose finished part can be gone on from.
+fn suspend(output: Output, failure: Failure) -> Failure {
+    match (failure, output.suspend()) {
+        (Failure::Job(error), Ok(dir)) => Failure::Job(format!(
+            "{error}; the finished part is kept in {}, the same command resumes",
+            dir.display()
+        )),
+        // That even this failed has the same cause.
+        (failure, _) => failure,
     }
-    output.discard();
-    Failure::job(error)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

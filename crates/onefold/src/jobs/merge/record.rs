@@ -6,21 +6,21 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::emr;
 use onefold_checkpoint::output::Output;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::budget::{Budget, show_bytes};
 use super::emr::Streamed;
 use super::identity::fingerprints;
-use crate::cli::{Common, MergeArgs};
+use crate::cli::{Common, DEFAULT_SHARD, MergeArgs};
 use crate::jobs::memory;
 use crate::models::{Library, Model};
 use crate::plan::Plan;
-use crate::progress::Shell;
+use crate::progress::{Failure, Shell};
 use crate::recipe::Recipe;
-use crate::report::{self, CardInfo, CardSource};
+use crate::report::{self, CardInfo, CardSource, Derived, Health};
 use crate::tokenizer::FileContent;
 
 /// A merge whose tensors are written.
@@ -36,44 +36,64 @@ pub(super) struct Run<'a> {
     pub(super) begin: Instant,
 }
 
+/// A merge of which everything is written but the last step.
+pub(super) struct Told {
+    health: Health,
+    derived: Derived,
+    text: String,
+}
+
 impl Run<'_> {
-    /// Writes everything beside the weights, commits, and shows the health of the result.
-    pub(super) fn finish(&self, output: Output, streamed: &Streamed, shell: &Shell) -> Result<(), String> {
-        let failed = |e: CheckpointError| e.to_string();
-        let tasks = streamed.manifest.as_ref().map_or(&[][..], |m| &m.tasks);
+    /// Writes everything beside the weights.
+    pub(super) fn tell(&self, output: &Output, streamed: &Streamed) -> Result<Told, Failure> {
         for file in &self.plan.files {
             match &file.content {
-                FileContent::Copied(from) => output.copy_file(&file.name, from).map_err(failed)?,
-                FileContent::New(bytes) => output.add_file(&file.name, bytes).map_err(failed)?,
+                FileContent::Copied(from) => output.copy_file(&file.name, from).map_err(Failure::job)?,
+                FileContent::New(bytes) => output.add_file(&file.name, bytes).map_err(Failure::job)?,
             }
         }
+        let add = |name: &str, bytes: &[u8]| output.add_file(name, bytes).map_err(Failure::job);
         if let Some(manifest) = &streamed.manifest {
-            output.add_file(emr::MANIFEST, &manifest.to_json()).map_err(failed)?;
+            add(emr::MANIFEST, &manifest.to_json())?;
         }
-        let mut health = report::of_merge(self.plan, &streamed.statistics, &self.title());
-        health.recipe = Some(self.recipe.text.clone());
-        health.command = Some(self.command());
-        health.run = self.facts(&output);
-        health.run.extend(tasks.iter().map(|t| (format!("λ {}", t.name), format!("{:.4}", t.lambda))));
-        let derived = report::derive(&health).map_err(|e| e.to_string())?;
+        let health = self.health(output, streamed);
+        let derived = report::derive(&health).map_err(Failure::job)?;
         let (text, page) =
             rayon::join(|| report::to_text(&health, &derived), || report::to_html(&health, &derived));
-        let (text, page) = (text.map_err(|e| e.to_string())?, page.map_err(|e| e.to_string())?);
-        output.add_file("report.html", page.as_bytes()).map_err(failed)?;
-        output.add_file("recipe.yaml", self.recipe.text.as_bytes()).map_err(failed)?;
-        output.add_file("README.md", report::model_card(&self.card(streamed)).as_bytes()).map_err(failed)?;
-        let record = serde_json::to_vec_pretty(&self.record(&health, &derived)).map_err(|e| e.to_string())?;
-        output.add_file("onefold.json", &record).map_err(failed)?;
-        let done = output.commit(self.plan.config.as_deref().map(str::as_bytes)).map_err(failed)?;
+        let (text, page) = (text.map_err(Failure::job)?, page.map_err(Failure::job)?);
+        add("report.html", page.as_bytes())?;
+        add("recipe.yaml", self.recipe.text.as_bytes())?;
+        add("README.md", report::model_card(&self.card(streamed)).as_bytes())?;
+        add(
+            "onefold.json",
+            &serde_json::to_vec_pretty(&self.record(&health, &derived)).map_err(Failure::job)?,
+        )?;
+        Ok(Told { health, derived, text })
+    }
+
+    /// Commits, and shows the health of the result.
+    pub(super) fn finish(&self, output: Output, told: &Told, shell: &Shell) -> Result<(), Failure> {
+        let Told { health, derived, text } = told;
+        let config = self.plan.config.as_deref().map(str::as_bytes);
+        let done = output.commit(config).map_err(Failure::job)?;
         if shell.json() {
-            let json = report::to_json(&health, &derived).map_err(|e| e.to_string())?;
-            shell
-                .event("health", &serde_json::value::RawValue::from_string(json).map_err(|e| e.to_string())?);
+            let json = report::to_json(health, derived).map_err(Failure::job)?;
+            shell.event("health", &RawValue::from_string(json).map_err(Failure::job)?);
         }
-        shell.say(&text);
+        shell.say(text);
         shell.event("done", &done.display().to_string());
         shell.say(&format!("{} ({:.1} s)", done.display(), self.begin.elapsed().as_secs_f64()));
         Ok(())
+    }
+
+    fn health(&self, output: &Output, streamed: &Streamed) -> Health {
+        let tasks = streamed.manifest.as_ref().map_or(&[][..], |m| &m.tasks);
+        let mut health = report::of_merge(self.plan, &streamed.statistics, &self.title());
+        health.recipe = Some(self.recipe.text.clone());
+        health.command = Some(self.command());
+        health.run = self.facts(output);
+        health.run.extend(tasks.iter().map(|t| (format!("λ {}", t.name), format!("{:.4}", t.lambda))));
+        health
     }
 
     fn title(&self) -> String {
@@ -87,6 +107,9 @@ impl Run<'_> {
         self.args.sets.iter().for_each(|s| command += &format!(" --set '{s}'"));
         if self.common.seed != 0 {
             command += &format!(" --seed {}", self.common.seed);
+        }
+        if self.args.max_shard_size != DEFAULT_SHARD {
+            command += &format!(" --max-shard-size {}", self.args.max_shard_size);
         }
         for (flag, set) in [
             ("--lenient", self.args.lenient),
@@ -157,7 +180,7 @@ impl Run<'_> {
     }
 
     /// `onefold.json`.
-    fn record(&self, health: &report::Health, derived: &report::Derived) -> serde_json::Value {
+    fn record(&self, health: &Health, derived: &Derived) -> serde_json::Value {
         let inputs: BTreeMap<&str, Vec<serde_json::Value>> =
             self.library.all().map(|m| (m.label.as_str(), fingerprints(m))).collect();
         let facts: BTreeMap<&str, &str> = health.run.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();

@@ -1,0 +1,61 @@
+//! Where an output may go: what can be said before anything is read, and what an attempt to write there means.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::path::PathBuf;
+
+use onefold_checkpoint::CheckpointError;
+use onefold_checkpoint::output::check_target;
+use rustix::fs::{Access, access};
+
+use super::with_suffix;
+use crate::progress::Failure;
+
+/// Refuses a place that is taken, that lies around one of `kept`, or that this user may not write to. Changes nothing.
+pub(super) fn check(out: &Path, kept: &[PathBuf], force: bool) -> Result<(), CheckpointError> {
+    check_target(out, kept, force)?;
+    let partial = with_suffix(out, ".partial");
+    let full = std::path::absolute(&partial).map_err(CheckpointError::io(&partial, "create"))?;
+    // The unfinished output itself, or the nearest folder in which it and those above it are to be made.
+    let Some(place) = full.ancestors().find(|place| place.symlink_metadata().is_ok()) else { return Ok(()) };
+    access(place, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|e| CheckpointError::io(&partial, "create")(e.into()))
+}
+
+/// Why an output was not opened: a place that cannot be written to is a bad argument, a full disk is not.
+pub(super) fn refused(error: CheckpointError) -> Failure {
+    use ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let failed = match &error {
+        CheckpointError::NoSpace { .. } => true,
+        CheckpointError::Io { source, .. } => !matches!(
+            source.kind(),
+            PermissionDenied | ReadOnlyFilesystem | NotFound | NotADirectory | InvalidFilename
+        ),
+        _ => false,
+    };
+    if failed { Failure::job(error) } else { Failure::usage(error.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn only_the_place_is_the_users_fault() {
+        let io = |kind: ErrorKind| CheckpointError::io(Path::new("out"), "write")(io::Error::from(kind));
+        for kind in
+            [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge, ErrorKind::Other]
+        {
+            assert!(matches!(refused(io(kind)), Failure::Job(_)), "{kind}");
+        }
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem, ErrorKind::NotADirectory] {
+            assert!(matches!(refused(io(kind)), Failure::Usage(_)), "{kind}");
+        }
+        let full = CheckpointError::NoSpace { path: "out".into(), needed: 2, available: 1 };
+        assert!(matches!(refused(full), Failure::Job(_)));
+        let busy = CheckpointError::OutputBusy { path: "out".into() };
+        assert!(matches!(refused(busy), Failure::Usage(_)));
+    }
+}
