@@ -32,6 +32,16 @@ impl Buffer {
         self.values.resize(len);
     }
 
+    /// Bytes that it holds, also those that shrinking has left.
+    pub fn bytes(&self) -> usize {
+        self.values.bytes()
+    }
+
+    /// Bytes that a buffer of so many elements takes.
+    pub fn bytes_of(len: usize) -> usize {
+        Aligned::bytes_of(len)
+    }
+
     /// Copies `values` in, from element `start` on.
     ///
     /// # Panics

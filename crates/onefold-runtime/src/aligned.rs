@@ -25,10 +25,23 @@ impl Aligned {
         Self { lines: bytemuck::zeroed_vec(len.div_ceil(WIDTH)), len }
     }
 
+    /// Bytes that a run of so many numbers takes.
+    pub fn bytes_of(len: usize) -> usize {
+        len.div_ceil(WIDTH) * size_of::<Line>()
+    }
+
+    /// Bytes that it holds, also those that shrinking has left.
+    pub fn bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
+    }
+
     /// Changes the length: new elements are 0, old ones stay. Shrinking keeps the memory for later.
     pub fn resize(&mut self, len: usize) {
         let old = std::mem::replace(&mut self.len, len);
-        self.lines.resize(len.div_ceil(WIDTH), Line::zeroed());
+        let lines = len.div_ceil(WIDTH);
+        // Exactly: runs are large, and grow to what the largest call needs.
+        self.lines.reserve_exact(lines.saturating_sub(self.lines.len()));
+        self.lines.resize(lines, Line::zeroed());
         if old < len {
             // The rest of the line in which the old end lay may hold what was there before a shrinking.
             let rest = len.min(old.next_multiple_of(WIDTH));
@@ -93,7 +106,9 @@ mod tests {
         assert_eq!(run[..3], [1.0; 3]);
         assert_eq!(run[3..], [0.0; 47]);
         assert_eq!(run.as_ptr().align_offset(64), 0);
+        assert_eq!(run.bytes(), Aligned::bytes_of(50));
         run.resize(0);
+        assert_eq!((run.bytes(), Aligned::bytes_of(0), Aligned::bytes_of(1)), (256, 0, 64));
         assert!(run.is_empty());
         assert_eq!(run, Aligned::zeros(0));
     }

@@ -2,10 +2,12 @@
 //! the numbers it is fed.
 //!
 //! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`config`]
-//! reads `config.json` into one description per kind of model, and [`families`] says which tensors such a model has.
+//! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, and
+//! [`model`] runs it, forwards and backwards.
 
 pub mod config;
 pub mod families;
 pub mod image;
 mod json;
+pub mod model;
 pub mod text;

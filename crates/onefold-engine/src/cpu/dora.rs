@@ -65,6 +65,21 @@ pub struct Scratch {
     rest: Buffer,
 }
 
+impl Saved {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.adapter.bytes() + self.product.bytes()
+    }
+}
+
+impl Scratch {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let Self { adapter, gain, scaled, dropped, rest } = self;
+        adapter.bytes() + [gain, scaled, dropped, rest].map(Buffer::bytes).into_iter().sum::<usize>()
+    }
+}
+
 /// Where gradients go.
 #[derive(Debug)]
 pub struct Gradients<'a> {

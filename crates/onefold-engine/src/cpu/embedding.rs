@@ -125,10 +125,16 @@ impl Groups {
         let rows = u32::try_from(ids.len()).expect("a batch has fewer than 2^32 tokens");
         let kept = ids.iter().zip(0..rows).filter(|(id, _)| Some(**id) != padding);
         self.pairs.clear();
+        self.pairs.reserve_exact(ids.len());
         self.pairs.extend(kept.map(|(id, row)| u64::from(*id) << 32 | u64::from(row)));
         self.pairs.sort_unstable();
         self.rows = ids.len();
         Ok(())
+    }
+
+    /// Bytes that they hold.
+    pub fn bytes(&self) -> usize {
+        self.pairs.capacity() * size_of::<u64>()
     }
 
     /// The id of each group, with its rows in ascending order.

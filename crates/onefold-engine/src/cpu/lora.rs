@@ -55,6 +55,20 @@ pub struct Scratch {
     dhidden: Buffer,
 }
 
+impl Saved {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.hidden.bytes()
+    }
+}
+
+impl Scratch {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.dropped.bytes() + self.dhidden.bytes()
+    }
+}
+
 /// Where gradients of the factors go.
 #[derive(Debug)]
 pub struct Gradients<'a> {

@@ -74,14 +74,12 @@ pub fn head_loss(
     losses.reset(rows.targets.len());
     let mut active = std::mem::take(&mut scratch.active);
     active.clear();
+    active.reserve_exact(rows.targets.len());
     active.extend((0u32..).zip(rows.targets).filter(|(_, target)| **target >= 0).map(|(row, _)| row));
     if let Some(gradients) = &mut gradients {
         gradients.begin();
     }
-    let rows_per_chunk = (CHUNK / head.vocabulary).clamp(ROWS.0, ROWS.1);
-    // Chunks of equal size.
-    let step = active.len().div_ceil(active.len().div_ceil(rows_per_chunk).max(1)).max(1);
-    for active in active.chunks(step) {
+    for active in active.chunks(head.chunk(active.len())) {
         scratch.gather(active, hidden.host(), head.width);
         head.logits(active.len(), scratch);
         head.judge(active, rows, gradients.is_some(), losses, scratch);
@@ -128,7 +126,28 @@ impl Gradients<'_> {
     }
 }
 
+/// Bytes that a [`Scratch`] comes to hold for `rows` rows, all of which count.
+pub fn scratch_bytes(head: &Head<'_>, rows: usize, backward: bool) -> usize {
+    let (vocabulary, width, chunk) = (head.vocabulary, head.width, head.chunk(rows));
+    let gradient = if backward { chunk * width } else { 0 };
+    let widened = match head.weight {
+        Weight::Full(_) => 0,
+        Weight::Half(_) => head.block().min(vocabulary) * width,
+    };
+    let numbers = chunk * (vocabulary + width) + gradient + widened;
+    numbers * size_of::<f32>() + rows * size_of::<u32>() + chunk * size_of::<RowLoss>()
+}
+
 impl Scratch {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let Self { active, judged, logits, hidden, gradient, widened } = self;
+        let numbers = [logits, hidden, gradient, widened].map(Vec::capacity).into_iter().sum::<usize>();
+        numbers * size_of::<f32>()
+            + active.capacity() * size_of::<u32>()
+            + judged.capacity() * size_of::<RowLoss>()
+    }
+
     /// Copies the active rows next to each other.
     fn gather(&mut self, active: &[u32], hidden: &[f32], width: usize) {
         let rows = grown(&mut self.hidden, active.len() * width);
@@ -142,12 +161,24 @@ impl Scratch {
 
 fn grown(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if memory.len() < len {
+        memory.reserve_exact(len - memory.len());
         memory.resize(len, 0.0);
     }
     &mut memory[..len]
 }
 
 impl Head<'_> {
+    /// Rows of one chunk, of `rows`; chunks are of equal size.
+    fn chunk(&self, rows: usize) -> usize {
+        let most = (CHUNK / self.vocabulary).clamp(ROWS.0, ROWS.1);
+        rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
+    }
+
+    /// Words that are widened at a time.
+    fn block(&self) -> usize {
+        (WIDEN / self.width).max(1)
+    }
+
     fn logits(&self, count: usize, scratch: &mut Scratch) {
         let (vocabulary, width) = (self.vocabulary, self.width);
         let Scratch { logits, hidden, widened, .. } = scratch;
@@ -212,7 +243,7 @@ impl Head<'_> {
         if let Weight::Full(weight) = self.weight {
             return each(0, self.vocabulary, weight.host());
         }
-        let block = (WIDEN / self.width).max(1);
+        let block = self.block();
         for first in (0..self.vocabulary).step_by(block) {
             let words = block.min(self.vocabulary - first);
             let weights = grown(widened, words * self.width);

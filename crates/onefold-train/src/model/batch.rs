@@ -1,0 +1,328 @@
+//! Sequences packed one after the other, without padding, and what is to be learnt from them.
+//!
+//! A batch is judged as a whole against its model before anything is computed, so that nothing in a dataset can make an
+//! operator panic.
+
+use onefold_engine::cpu::attention::Segment;
+use onefold_engine::cpu::loss::Rows;
+
+/// Rows that a batch may have: the coins of attention dropout are counted in 24 bits.
+const MOST_ROWS: usize = 1 << 24;
+
+/// A sequence to be added to a batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sequence<'a> {
+    /// Token ids.
+    pub ids: &'a [u32],
+    /// Token types of models that have some; all 0 if empty.
+    pub types: &'a [u32],
+    /// Classes to be learnt, below 0 for none: one per token (for a language model the *next* token, see
+    /// [`next_tokens`]), or one for the sequence if the head classifies sequences. Empty if there is nothing to learn.
+    pub targets: &'a [i32],
+    /// Weight of each target in the objective.
+    pub weight: f32,
+    /// The learning task.
+    pub task: u32,
+}
+
+/// What a language model is to predict at each token, from the tokens and whether each is to be learnt: the next token, or
+/// −1.
+pub fn next_tokens(ids: &[u32], learnt: &[bool]) -> Vec<i32> {
+    let next = ids.iter().zip(learnt).skip(1).map(|(id, learnt)| match i32::try_from(*id) {
+        Ok(id) if *learnt => id,
+        _ => -1,
+    });
+    next.chain(std::iter::once(-1)).take(ids.len()).collect()
+}
+
+/// Packed sequences.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    ids: Vec<u32>,
+    types: Vec<u32>,
+    positions: Vec<u32>,
+    segments: Vec<Segment>,
+    targets: Vec<i32>,
+    weights: Vec<f32>,
+    tasks: Vec<u32>,
+}
+
+/// What a model can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows of the token embedding.
+    pub vocabulary: usize,
+    /// Longest sequence, if positions are learned.
+    pub positions: Option<usize>,
+    /// Rows of the type embedding; 0 without one.
+    pub types: usize,
+}
+
+/// A batch that a model cannot take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// Nothing at all.
+    #[error("the batch has no sequence")]
+    Empty,
+    /// A sequence without tokens.
+    #[error("sequence {sequence} of the batch has no token; leave it out")]
+    EmptySequence {
+        /// Which, from 0.
+        sequence: usize,
+    },
+    /// Too much at once.
+    #[error("the batch has {rows} tokens, at most {most} are possible; make micro-batches smaller")]
+    TooManyRows {
+        /// Tokens.
+        rows: usize,
+        /// Limit.
+        most: usize,
+    },
+    /// A number that the table does not have.
+    #[error(
+        "sequence {sequence}, token {token}: {what} id {id} is not below {size}; tokenizer and model have to belong together"
+    )]
+    UnknownId {
+        /// Which sequence, from 0.
+        sequence: usize,
+        /// Which token of it, from 0.
+        token: usize,
+        /// Of what.
+        what: &'static str,
+        /// The id.
+        id: u32,
+        /// Rows of the table.
+        size: usize,
+    },
+    /// More tokens than learned positions.
+    #[error("sequence {sequence} has {length} tokens, the model has {most} positions; cut it or split it")]
+    TooLong {
+        /// Which, from 0.
+        sequence: usize,
+        /// Its tokens.
+        length: usize,
+        /// Positions of the model.
+        most: usize,
+    },
+    /// As many targets as the head has answers.
+    #[error("the batch has {found} targets, the head gives {expected} answers ({per})")]
+    Targets {
+        /// Targets.
+        found: usize,
+        /// Answers.
+        expected: usize,
+        /// For what each answer is.
+        per: &'static str,
+    },
+    /// A class that the head does not have.
+    #[error("target {position} is {target}, the head has {classes} classes")]
+    UnknownTarget {
+        /// Which target, from 0.
+        position: usize,
+        /// The target.
+        target: i32,
+        /// Classes of the head.
+        classes: usize,
+    },
+    /// A task without a sum.
+    #[error("target {position} is of task {task}, there are {tasks}")]
+    UnknownTask {
+        /// Which target, from 0.
+        position: usize,
+        /// The task.
+        task: u32,
+        /// Number of tasks.
+        tasks: usize,
+    },
+}
+
+/// For what a head gives an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answers {
+    PerToken,
+    PerSequence,
+}
+
+impl Batch {
+    /// Takes everything out; the memory stays.
+    pub fn clear(&mut self) {
+        let Self { ids, types, positions, segments, targets, weights, tasks } = self;
+        ids.clear();
+        types.clear();
+        positions.clear();
+        segments.clear();
+        targets.clear();
+        weights.clear();
+        tasks.clear();
+    }
+
+    /// Adds a sequence behind the others.
+    pub fn push(&mut self, sequence: &Sequence<'_>) {
+        let len = sequence.ids.len();
+        self.segments.push(Segment::new(self.ids.len(), len));
+        self.ids.extend_from_slice(sequence.ids);
+        // The last token's type also for what the caller has left out.
+        self.types.extend(sequence.types.iter().copied().chain(std::iter::repeat(0)).take(len));
+        self.positions.extend((0..=u32::MAX).take(len));
+        self.targets.extend_from_slice(sequence.targets);
+        self.weights.resize(self.targets.len(), sequence.weight);
+        self.tasks.resize(self.targets.len(), sequence.task);
+    }
+
+    /// Tokens of all sequences.
+    pub fn rows(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Token ids.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Token types.
+    pub fn types(&self) -> &[u32] {
+        &self.types
+    }
+
+    /// The position of each token in its sequence, from 0.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// Where the sequences lie.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Targets with their weights and tasks.
+    pub fn targets(&self) -> Rows<'_> {
+        Rows { targets: &self.targets, weights: Some(&self.weights), tasks: Some(&self.tasks) }
+    }
+
+    /// Tokens of the longest sequence.
+    pub fn longest(&self) -> usize {
+        self.segments.iter().map(|segment| segment.queries).max().unwrap_or(0)
+    }
+
+    /// Judges the sequences.
+    pub(super) fn check(&self, limits: &Limits) -> Result<(), BatchError> {
+        if self.segments.is_empty() {
+            return Err(BatchError::Empty);
+        }
+        if self.rows() > MOST_ROWS {
+            return Err(BatchError::TooManyRows { rows: self.rows(), most: MOST_ROWS });
+        }
+        for (sequence, segment) in self.segments.iter().enumerate() {
+            let length = segment.queries;
+            if length == 0 {
+                return Err(BatchError::EmptySequence { sequence });
+            }
+            if let Some(most) = limits.positions.filter(|most| length > *most) {
+                return Err(BatchError::TooLong { sequence, length, most });
+            }
+        }
+        self.check_ids("token", &self.ids, limits.vocabulary)?;
+        self.check_ids("token type", &self.types, limits.types.max(1))
+    }
+
+    fn check_ids(&self, what: &'static str, ids: &[u32], size: usize) -> Result<(), BatchError> {
+        let Some(row) = ids.iter().position(|id| *id as usize >= size) else { return Ok(()) };
+        let sequence = self.segments.partition_point(|segment| segment.query <= row) - 1;
+        let token = row - self.segments[sequence].query;
+        Err(BatchError::UnknownId { sequence, token, what, id: ids[row], size })
+    }
+
+    /// Judges the targets.
+    pub(super) fn check_targets(&self, per: Answers, classes: usize, tasks: usize) -> Result<(), BatchError> {
+        let (expected, per) = match per {
+            Answers::PerToken => (self.rows(), "one per token"),
+            Answers::PerSequence => (self.segments.len(), "one per sequence"),
+        };
+        let found = self.targets.len();
+        if found != expected {
+            return Err(BatchError::Targets { found, expected, per });
+        }
+        let beyond = |target: &i32| usize::try_from(*target).is_ok_and(|target| target >= classes);
+        if let Some(position) = self.targets.iter().position(beyond) {
+            return Err(BatchError::UnknownTarget { position, target: self.targets[position], classes });
+        }
+        match self.tasks.iter().position(|task| *task as usize >= tasks) {
+            Some(position) => Err(BatchError::UnknownTask { position, task: self.tasks[position], tasks }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { vocabulary: 10, positions: Some(4), types: 2 };
+
+    fn batch(sequences: &[&[u32]]) -> Batch {
+        let mut batch = Batch::default();
+        for ids in sequences {
+            let targets = next_tokens(ids, &vec![true; ids.len()]);
+            batch.push(&Sequence { ids, targets: &targets, weight: 0.5, task: 1, ..Sequence::default() });
+        }
+        batch
+    }
+
+    #[test]
+    fn sequences_lie_side_by_side() {
+        let mut batch = batch(&[&[1, 2, 3], &[4]]);
+        assert_eq!(batch.ids(), [1, 2, 3, 4]);
+        assert_eq!(batch.positions(), [0, 1, 2, 0]);
+        assert_eq!(batch.types(), [0; 4]);
+        assert_eq!(batch.segments(), [Segment::new(0, 3), Segment::new(3, 1)]);
+        assert_eq!((batch.targets, batch.weights[3], batch.tasks[0]), (vec![2, 3, -1, -1], 0.5, 1));
+        batch = self::batch(&[&[1]]);
+        batch.clear();
+        assert_eq!(batch, Batch::default());
+    }
+
+    #[test]
+    fn only_what_is_learnt_is_a_target() {
+        assert_eq!(next_tokens(&[5, 6, 7], &[true, false, true]), [-1, 7, -1]);
+        assert_eq!(next_tokens(&[u32::MAX, u32::MAX], &[true; 2]), [-1, -1]);
+        assert_eq!(next_tokens(&[], &[]), [0i32; 0]);
+    }
+
+    #[test]
+    fn what_a_model_cannot_take_is_refused() {
+        let refused = |sequences: &[&[u32]], message: &str| {
+            let error = batch(sequences).check(&LIMITS).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        };
+        assert_eq!(batch(&[&[9], &[0, 1, 2, 3]]).check(&LIMITS), Ok(()));
+        refused(&[], "the batch has no sequence");
+        refused(&[&[1], &[]], "sequence 1 of the batch has no token");
+        refused(&[&[1], &[1, 2, 3, 4, 5]], "sequence 1 has 5 tokens, the model has 4 positions");
+        refused(&[&[1], &[1, 10]], "sequence 1, token 1: token id 10 is not below 10");
+        let mut typed = Batch::default();
+        typed.push(&Sequence { ids: &[1, 1], types: &[0, 2], ..Sequence::default() });
+        let error = typed.check(&LIMITS).unwrap_err().to_string();
+        assert!(error.starts_with("sequence 0, token 1: token type id 2 is not below 2"), "{error}");
+    }
+
+    #[test]
+    fn targets_that_the_head_does_not_have_are_refused() {
+        let mut batch = batch(&[&[1, 2, 3]]);
+        assert_eq!(batch.check_targets(Answers::PerToken, 4, 2), Ok(()));
+        let refused = |per, classes, tasks, message: &str| {
+            let error = batch.check_targets(per, classes, tasks).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        };
+        refused(
+            Answers::PerSequence,
+            4,
+            2,
+            "the batch has 3 targets, the head gives 1 answers (one per sequence)",
+        );
+        refused(Answers::PerToken, 3, 2, "target 1 is 3, the head has 3 classes");
+        refused(Answers::PerToken, 4, 1, "target 0 is of task 1, there are 1");
+        batch.targets.pop();
+        assert!(batch.check_targets(Answers::PerToken, 4, 2).is_err());
+    }
+}

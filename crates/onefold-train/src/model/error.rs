@@ -1,0 +1,40 @@
+//! Why a model cannot run.
+
+use super::batch::BatchError;
+
+/// Why a model cannot run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The model does not read text.
+    #[error("a model of type `{model_type}` does not read text")]
+    NotText {
+        /// Its `model_type`.
+        model_type: String,
+    },
+    /// The batch does not fit.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The checkpoint is of a base model.
+    #[error(
+        "the model has no head: its config.json names a base model in `architectures`, from which nothing can be learnt; use a \
+         checkpoint saved with its head"
+    )]
+    NoHead,
+    /// Scores of tokens are asked of a classifier.
+    #[error(
+        "the model's head classifies sequences and gives no scores of tokens; use a checkpoint of a language model"
+    )]
+    NoLanguageHead,
+    /// Scores of classes are asked of a language model.
+    #[error("the model's head gives no scores of classes; use a checkpoint of a sequence classifier")]
+    NoClassHead,
+    /// A row that is not in the batch.
+    #[error("row {row} of a batch of {rows}")]
+    NoRow {
+        /// The row.
+        row: u32,
+        /// Rows of the batch.
+        rows: usize,
+    },
+}

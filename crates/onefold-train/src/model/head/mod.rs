@@ -1,0 +1,100 @@
+//! What stands behind the last layer, with its loss.
+
+mod classes;
+mod language;
+
+use onefold_engine::Buffer;
+use onefold_engine::cpu::loss::{Losses, Objective};
+use onefold_engine::cpu::pool::Pooling;
+
+pub use classes::{ClassHead, ClassSaved};
+pub use language::{LanguageHead, LanguageScratch};
+
+use super::batch::Batch;
+use super::error::ModelError;
+use super::gradients::Backward;
+use super::memory::BatchShape;
+use super::parameters::Parameters;
+use super::pass::Pass;
+
+/// What a configuration says of the head.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HeadSettings {
+    /// There is none.
+    None,
+    /// Scores of the next token.
+    Language {
+        /// Its matrix is the token embedding.
+        tied: bool,
+        /// Soft cap of the scores.
+        cap: Option<f64>,
+    },
+    /// Scores of classes for a sequence.
+    Classes {
+        /// Which rows speak for it.
+        pooling: Pooling,
+    },
+}
+
+/// A head with its memory.
+#[derive(Debug)]
+pub(super) enum Head {
+    None,
+    Language(LanguageHead, LanguageScratch),
+    Classes(ClassHead, Box<ClassSaved>),
+}
+
+impl Head {
+    /// The head; `None` if the parameters lack it.
+    pub(super) fn find(parameters: &Parameters, settings: &HeadSettings) -> Option<Self> {
+        Some(match *settings {
+            HeadSettings::None => Self::None,
+            HeadSettings::Language { tied, cap } => {
+                Self::Language(LanguageHead::find(parameters, tied, cap)?, LanguageScratch::default())
+            }
+            HeadSettings::Classes { pooling } => {
+                Self::Classes(ClassHead::find(parameters, pooling)?, Box::default())
+            }
+        })
+    }
+
+    /// Losses of hidden states; with `back` also gradients, that of the hidden states to what stands beside it.
+    pub(super) fn loss(
+        &mut self,
+        pass: &Pass<'_>,
+        states: (&Buffer, &Batch),
+        objective: Objective,
+        back: Option<(&mut Backward<'_>, &mut Buffer)>,
+        losses: &mut Losses,
+    ) -> Result<(), ModelError> {
+        match self {
+            Self::None => return Err(ModelError::NoHead),
+            Self::Language(head, scratch) => {
+                head.loss(pass.parameters, states, objective, back, losses, scratch)?;
+            }
+            Self::Classes(head, saved) => {
+                head.forward(pass, states.0, saved);
+                head.loss(states, objective, back, losses, saved)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that its memory comes to hold.
+    pub(super) fn bytes_for(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Language(head, _) => head.bytes(parameters, shape),
+            Self::Classes(head, _) => head.bytes(shape),
+        }
+    }
+
+    /// Bytes that its memory holds.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Language(_, scratch) => scratch.bytes(),
+            Self::Classes(_, saved) => saved.bytes(),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Running a model: forward, loss, backward.
+//!
+//! ```text
+//! Checkpoint ─ Parameters::load ─▶ Parameters ── adapt ──▶ … with LoRA factors
+//!                                     │ built from roles
+//! Batch ──────────────────────────▶ TextModel, … : embedding ▶ Stack of Layers ▶ norm ▶ head ▶ Losses
+//!                                     │ and back up
+//!                                     ▼
+//!                               GradientSink: one tensor's gradient after the other
+//! ```
+//!
+//! Three things are kept apart. A *description* ([`Linear`], [`Norm`], [`Attention`], [`FeedForward`], [`Layer`]) says
+//! which parameters a block uses and how; it never changes. *Parameters* ([`Parameters`]) hold the numbers. What a forward
+//! pass leaves for the backward pass is in a *saved* struct beside each description ([`LayerSaved`] …), which is reused from
+//! step to step: after the first step of a size nothing is allocated.
+//!
+//! There is one copy of each block. A family is data: which tensors exist (`families`), and a few numbers (heads, windows,
+//! norms) that its builder reads from the configuration.
+//!
+//! Rows are tokens (or patches) of all sequences one after the other, without padding; segments say where each begins.
+
+mod attention;
+mod batch;
+mod embedding;
+mod error;
+mod feed_forward;
+mod gradients;
+mod head;
+mod layer;
+mod linear;
+mod memory;
+mod norm;
+mod parameters;
+mod pass;
+mod stack;
+#[cfg(test)]
+mod testing;
+mod text;
+
+pub use attention::{Attention, AttentionSaved, AttentionSettings};
+pub use batch::{Batch, BatchError, Limits, Sequence, next_tokens};
+pub use embedding::{Embedding, EmbeddingSaved, EmbeddingSettings};
+pub use error::ModelError;
+pub use feed_forward::{FeedForward, FeedForwardSaved};
+pub use gradients::{GradientSink, Gradients};
+pub use head::{ClassHead, ClassSaved, HeadSettings, LanguageHead, LanguageScratch};
+pub use layer::{Layer, LayerSaved, LayerSettings, Placement, Scratch};
+pub use linear::{Linear, LinearSaved};
+pub use memory::BatchShape;
+pub use norm::Norm;
+pub use parameters::{
+    AdaptError, AdapterSettings, Factor, Origin, Parameter, ParameterId, Parameters, ParametersError, Part,
+    SaveError, Trained,
+};
+pub use pass::{Coins, Pass};
+pub use stack::{Activations, Keep, Stack};
+pub use text::{TextModel, Training};

@@ -1,0 +1,208 @@
+//! From a checkpoint to numbers in memory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use onefold_checkpoint::{Checkpoint, Dtype, Tensor};
+use onefold_engine::{Buffer, Half as HalfWeight, HalfBits, HalfDtype};
+use rayon::prelude::*;
+
+use super::{Kept, Origin, Parameter, ParameterId, Parameters, Part, Value};
+use crate::config::{Head, ModelConfig};
+use crate::families::{FamilyError, Role, TensorSpec, find};
+
+/// A checkpoint that cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParametersError {
+    /// Tensors are missing or misshapen.
+    #[error(transparent)]
+    Family(#[from] FamilyError),
+    /// Tensors of a type that has no arithmetic.
+    #[error(
+        "{dir}: the model computes with {tensors}, which are not stored as floating-point numbers; convert the checkpoint \
+         to bfloat16 or float32", dir = dir.display(), tensors = tensors.join(", ")
+    )]
+    NotFloat {
+        /// The model's directory.
+        dir: PathBuf,
+        /// Name and type of each.
+        tensors: Vec<String>,
+    },
+    /// Numbers that are none.
+    #[error(
+        "{dir}: NaN or infinity in {tensors}; the checkpoint is damaged or was saved from a run that diverged",
+        dir = dir.display(), tensors = tensors.join(", ")
+    )]
+    NonFinite {
+        /// The model's directory.
+        dir: PathBuf,
+        /// Name of each, and where the first such number is.
+        tensors: Vec<String>,
+    },
+}
+
+impl Parameters {
+    /// The tensors of the model that `config` describes. Those for which `trainable` holds get gradients.
+    ///
+    /// # Errors
+    /// All tensors that are missing or misshapen, or else all that are no numbers.
+    pub fn load(
+        config: &ModelConfig,
+        checkpoint: &Checkpoint,
+        trainable: impl Fn(&TensorSpec) -> bool + Sync,
+    ) -> Result<Self, ParametersError> {
+        let dir = checkpoint.dir();
+        let stored = checkpoint.tensors();
+        let found = find(config, stored, dir)?;
+        let not_float = found.tensors.iter().filter(|(_, name)| !stored[name].dtype.is_float());
+        let not_float: Vec<_> =
+            not_float.map(|(_, name)| format!("`{name}` ({})", stored[name].dtype)).collect();
+        if !not_float.is_empty() {
+            return Err(ParametersError::NotFloat { dir: dir.to_owned(), tensors: not_float });
+        }
+        let read = |(spec, name): (TensorSpec, String)| {
+            let tensor = &stored[&name];
+            let value =
+                read(&spec, tensor, trainable(&spec)).map_err(|at| format!("`{name}` (element {at})"))?;
+            let origin = Origin::Stored { spec, tensor: tensor.clone() };
+            Ok(Parameter { name, shape: tensor.shape.clone(), origin, value })
+        };
+        let entries = collect(found.tensors.into_par_iter().map(read).collect(), dir)?;
+        let mut parameters = Self::of(config.clone(), entries);
+        for name in found.unused {
+            let kept = parameters.keep(&name, &stored[&name]);
+            parameters.kept.push((name, kept));
+        }
+        Ok(parameters)
+    }
+
+    fn of(config: ModelConfig, entries: Vec<Parameter>) -> Self {
+        let place = |(index, entry): (usize, &Parameter)| {
+            entry.spec().map(|spec| ((spec.half, spec.layer, spec.role, spec.part), ParameterId(index)))
+        };
+        let places = entries.iter().enumerate().filter_map(place).collect();
+        Self { config, entries, places, adapters: Default::default(), kept: Vec::new(), notes: Vec::new() }
+    }
+
+    /// What becomes of a tensor that the model has no role for.
+    fn keep(&mut self, name: &str, tensor: &Tensor) -> Kept {
+        let tied = matches!(&self.config, ModelConfig::Decoder(config)
+            if config.tied && config.common.head == Head::Language);
+        let embedding = self.find(Default::default(), None, Role::TokenEmbedding, Part::Weight);
+        let Some(id) = embedding.filter(|_| tied && name == "lm_head.weight") else {
+            return Kept::AsStored(tensor.clone());
+        };
+        let Origin::Stored { tensor: embedding, .. } = &self[id].origin else {
+            unreachable!("embeddings are stored")
+        };
+        if !same(embedding, tensor) {
+            self.notes.push(format!(
+                "`{name}` differs from `{}`, to which config.json ties it (`tie_word_embeddings`): the embedding is used for \
+                 both, and written for both",
+                self[id].name
+            ));
+        }
+        Kept::Tied(id)
+    }
+}
+
+fn same(a: &Tensor, b: &Tensor) -> bool {
+    a.same_storage(b)
+        || (a.dtype == b.dtype
+            && a.shape == b.shape
+            && a.stored().zip(b.stored()).is_some_and(|(a, b)| a.bytes == b.bytes))
+}
+
+/// All that was read, or all that could not be.
+fn collect(read: Vec<Result<Parameter, String>>, dir: &Path) -> Result<Vec<Parameter>, ParametersError> {
+    let (mut entries, mut tensors) = (Vec::new(), Vec::new());
+    for entry in read {
+        match entry {
+            Ok(entry) => entries.push(entry),
+            Err(problem) => tensors.push(problem),
+        }
+    }
+    if tensors.is_empty() {
+        return Ok(entries);
+    }
+    Err(ParametersError::NonFinite { dir: dir.to_owned(), tensors })
+}
+
+/// The numbers of a tensor, or where the first is that is none.
+fn read(spec: &TensorSpec, tensor: &Tensor, trainable: bool) -> Result<Value, usize> {
+    if let Some(half) = half(spec, tensor).filter(|_| !trainable) {
+        return match first_non_finite(half.dtype, half.source.bits()) {
+            Some(at) => Err(at),
+            None => Ok(Value::Half(half)),
+        };
+    }
+    let mut values = vec![0.0; tensor.len()];
+    tensor.read(0, &mut values);
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(at),
+        None if trainable => Ok(Value::Trainable(Buffer::from(values))),
+        None => Ok(Value::Frozen(Buffer::from(values))),
+    }
+}
+
+/// The tensor as it is stored, if operators can take it so: matrices do, vectors and vision's positions do not.
+fn half(spec: &TensorSpec, tensor: &Tensor) -> Option<HalfWeight> {
+    use Role::{
+        AttentionOutput, Down, Gate, GateUp, Head, HeadDense, Key, PatchEmbedding, Pooler, Projection, Query,
+        QueryKeyValue, TokenEmbedding, Up, Value,
+    };
+    let matrices = [
+        TokenEmbedding,
+        PatchEmbedding,
+        Query,
+        Key,
+        Value,
+        QueryKeyValue,
+        AttentionOutput,
+        Gate,
+        Up,
+        GateUp,
+        Down,
+        Pooler,
+        HeadDense,
+        Head,
+        Projection,
+    ];
+    let dtype = match tensor.dtype {
+        Dtype::BF16 => HalfDtype::Bf16,
+        Dtype::F16 => HalfDtype::F16,
+        _ => return None,
+    };
+    if spec.part == Part::Bias || !matrices.contains(&spec.role) || cfg!(target_endian = "big") {
+        return None;
+    }
+    let bits = StoredBits(tensor.clone());
+    bits.slice().map(|_| ())?;
+    Some(HalfWeight { dtype, source: Arc::new(bits) })
+}
+
+fn first_non_finite(dtype: HalfDtype, bits: &[u16]) -> Option<usize> {
+    // All bits of the exponent.
+    let exponent = match dtype {
+        HalfDtype::Bf16 => 0x7f80,
+        HalfDtype::F16 => 0x7c00,
+    };
+    bits.iter().position(|bits| bits & exponent == exponent)
+}
+
+/// A tensor of 16 bits in its mapped file.
+struct StoredBits(Tensor);
+
+impl StoredBits {
+    /// `None` if it is in pieces, or at an odd byte.
+    fn slice(&self) -> Option<&[u16]> {
+        bytemuck::try_cast_slice(self.0.stored()?.bytes).ok()
+    }
+}
+
+impl HalfBits for StoredBits {
+    fn bits(&self) -> &[u16] {
+        self.slice().expect("looked at when the tensor was loaded")
+    }
+}

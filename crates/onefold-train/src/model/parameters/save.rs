@@ -1,0 +1,158 @@
+//! From numbers in memory to a checkpoint.
+//!
+//! Names, types and shapes are those of the checkpoint that was loaded. What is frozen, or not part of the computation, is
+//! copied byte for byte; what was trained is rounded once.
+
+use onefold_checkpoint::convert::{largest_finite, narrow, widen};
+use onefold_checkpoint::output::{Output, OutputTensor};
+use onefold_checkpoint::{CheckpointError, Dtype, Tensor};
+use onefold_engine::Buffer;
+use rayon::prelude::*;
+
+use super::{Kept, Origin, ParameterId, Parameters, Value};
+
+/// Elements that are converted at a time.
+const PIECE: usize = 1 << 18;
+
+/// Weights that cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SaveError {
+    /// The system refused.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Training went astray.
+    #[error(
+        "tensor `{tensor}`: element {position} is {value}, which {dtype} cannot hold; lower the learning rate, or train a \
+         checkpoint that is stored as bfloat16 or float32"
+    )]
+    Unstorable {
+        /// The tensor.
+        tensor: String,
+        /// Which element.
+        position: usize,
+        /// Its value.
+        value: f32,
+        /// The type in which it is stored.
+        dtype: Dtype,
+    },
+}
+
+/// What a tensor of the output is made of.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Stored(&'a Tensor),
+    Trained(&'a Buffer, &'a Tensor),
+}
+
+impl Parameters {
+    /// The tensors of the model's checkpoint, by name: what an output is laid out for.
+    pub fn output_tensors(&self) -> Vec<OutputTensor> {
+        let tensor = |(name, source): (&str, Source<'_>)| {
+            let (Source::Stored(tensor) | Source::Trained(_, tensor)) = source;
+            OutputTensor { name: name.to_owned(), dtype: tensor.dtype, shape: tensor.shape.clone() }
+        };
+        self.sources().into_iter().map(tensor).collect()
+    }
+
+    /// Writes all tensors. The layout of `output` is that of [`Parameters::output_tensors`]. Adapters are not part of it.
+    ///
+    /// # Errors
+    /// If the system refuses, or a number does not fit the type in which it is stored.
+    ///
+    /// # Panics
+    /// If the layout is another.
+    pub fn write(&self, output: &Output) -> Result<(), SaveError> {
+        let sources = self.sources();
+        let layout = output.layout().tensors().iter().map(|tensor| tensor.name.as_str());
+        assert!(layout.eq(sources.iter().map(|(name, _)| *name)), "the output is laid out for these tensors");
+        sources.into_par_iter().enumerate().try_for_each(|(index, (name, source))| {
+            match source {
+                Source::Stored(tensor) => copy(output, index, tensor)?,
+                Source::Trained(values, tensor) => round(output, index, name, values, tensor)?,
+            }
+            Ok(output.finish(index, "")?)
+        })
+    }
+
+    /// Every tensor of the checkpoint with its name, in the order of names.
+    fn sources(&self) -> Vec<(&str, Source<'_>)> {
+        let parameters = (0..self.entries.len())
+            .filter_map(|index| Some((self.entries[index].name.as_str(), self.source(ParameterId(index))?)));
+        let kept = self.kept.iter().map(|(name, kept)| match kept {
+            Kept::AsStored(tensor) => (name.as_str(), Source::Stored(tensor)),
+            Kept::Tied(id) => (name.as_str(), self.source(*id).expect("tied to a stored tensor")),
+        });
+        let mut sources: Vec<_> = parameters.chain(kept).collect();
+        sources.sort_by_key(|(name, _)| *name);
+        sources
+    }
+
+    fn source(&self, id: ParameterId) -> Option<Source<'_>> {
+        let Origin::Stored { tensor, .. } = &self[id].origin else { return None };
+        Some(match &self[id].value {
+            Value::Trainable(values) => Source::Trained(values, tensor),
+            Value::Frozen(_) | Value::Half(_) => Source::Stored(tensor),
+        })
+    }
+}
+
+/// Calls `each(first element, number of elements)` for all pieces.
+fn pieces<E>(len: usize, mut each: impl FnMut(usize, usize) -> Result<(), E>) -> Result<(), E> {
+    (0..len).step_by(PIECE).try_for_each(|start| each(start, PIECE.min(len - start)))
+}
+
+fn copy(output: &Output, index: usize, tensor: &Tensor) -> Result<(), SaveError> {
+    let size = tensor.dtype.size();
+    let mut bytes = vec![0; PIECE.min(tensor.len()) * size];
+    pieces(tensor.len(), |start, len| {
+        let bytes = &mut bytes[..len * size];
+        if !tensor.read_bytes(start, bytes) {
+            let mut values = vec![0.0; len];
+            tensor.read(start, &mut values);
+            narrow(tensor.dtype, &values, bytes);
+        }
+        Ok(output.write(index, (start * size) as u64, bytes)?)
+    })
+}
+
+fn round(
+    output: &Output,
+    index: usize,
+    name: &str,
+    values: &Buffer,
+    tensor: &Tensor,
+) -> Result<(), SaveError> {
+    let (dtype, size, largest) = (tensor.dtype, tensor.dtype.size(), largest_finite(tensor.dtype));
+    let most = PIECE.min(values.len());
+    let (mut numbers, mut bytes) = (vec![0.0f32; most], vec![0; most * size]);
+    pieces(values.len(), |start, len| {
+        let (numbers, bytes) = (&mut numbers[..len], &mut bytes[..len * size]);
+        values.read(start, numbers);
+        if let Some(at) = numbers.iter().position(|v| !v.is_finite() || v.abs() > largest) {
+            let (tensor, position, value) = (name.to_owned(), start + at, numbers[at]);
+            return Err(SaveError::Unstorable { tensor, position, value, dtype });
+        }
+        narrow(dtype, numbers, bytes);
+        if dtype == Dtype::F64 {
+            keep_unchanged(tensor, start, numbers, bytes);
+        }
+        Ok(output.write(index, (start * size) as u64, bytes)?)
+    })
+}
+
+/// Numbers of 64 bits were rounded when they were read: where training has not changed them, they are written as they were.
+fn keep_unchanged(tensor: &Tensor, start: usize, numbers: &[f32], bytes: &mut [u8]) {
+    const SIZE: usize = size_of::<f64>();
+    let mut stored = vec![0; bytes.len()];
+    if !tensor.read_bytes(start, &mut stored) {
+        return;
+    }
+    let mut before = vec![0.0; numbers.len()];
+    widen(Dtype::F64, &stored, &mut before);
+    for (at, (now, before)) in numbers.iter().zip(&before).enumerate() {
+        if now.to_bits() == before.to_bits() {
+            bytes[at * SIZE..][..SIZE].copy_from_slice(&stored[at * SIZE..][..SIZE]);
+        }
+    }
+}
