@@ -2,12 +2,13 @@
 //! the numbers it is fed.
 //!
 //! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`config`]
-//! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, and
-//! [`model`] runs it, forwards and backwards.
+//! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, [`model`]
+//! runs it, forwards and backwards, and [`optimizer`] moves its parameters.
 
 pub mod config;
 pub mod families;
 pub mod image;
 mod json;
 pub mod model;
+pub mod optimizer;
 pub mod text;
