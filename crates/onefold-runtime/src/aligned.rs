@@ -53,18 +53,21 @@ impl Aligned {
 impl Deref for Aligned {
     type Target = [f32];
 
+    #[inline]
     fn deref(&self) -> &[f32] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }
 }
 
 impl DerefMut for Aligned {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 }
 
 impl AsRef<[f32]> for Aligned {
+    #[inline]
     fn as_ref(&self) -> &[f32] {
         self
     }

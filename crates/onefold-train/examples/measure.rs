@@ -26,7 +26,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [work, dir, ..] = &arguments[..] else { return Err("usage: measure WORK MODEL [--threads N] …".into()) };
+    let [work, dir, ..] = &arguments[..] else {
+        return Err("usage: measure WORK MODEL [--threads N] …".into());
+    };
     let number = |name: &str, default: usize| -> Result<usize> {
         match arguments.iter().position(|argument| argument == name) {
             Some(at) => Ok(arguments.get(at + 1).ok_or("a number is missing")?.parse()?),
@@ -35,7 +37,10 @@ fn main() -> Result<()> {
     };
     let (sequences, length) = (number("--sequences", 4)?, number("--length", 256)?);
     let steps = number("--steps", 9)?;
-    rayon::ThreadPoolBuilder::new().num_threads(number("--threads", 2)?).use_current_thread().build_global()?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(number("--threads", 2)?)
+        .use_current_thread()
+        .build_global()?;
     let (seconds, losses) = measure(work, Path::new(dir), [sequences, length, steps])?;
     let line = serde_json::json!({"seconds": seconds, "losses": losses});
     Ok(writeln!(std::io::stdout(), "{line}")?)

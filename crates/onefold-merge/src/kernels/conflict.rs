@@ -4,40 +4,37 @@ use multiversion::multiversion;
 use onefold_runtime::Aligned;
 
 /// Numbers of positions at which at least two vectors are not zero, and of those at which their signs differ.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
 pub fn count(vectors: &[Aligned]) -> (u64, u64) {
     let n = vectors.first().map_or(0, |v| v.len());
     let mut totals = (0, 0);
-    let (mut plus, mut minus) = ([0u8; CHUNK], [0u8; CHUNK]);
-    for start in (0..n).step_by(CHUNK) {
-        let len = CHUNK.min(n - start);
-        plus[..len].fill(0);
-        minus[..len].fill(0);
-        for vector in vectors {
-            tally(&vector[start..start + len], &mut plus[..len], &mut minus[..len]);
-        }
-        let (active, conflicts) = judge(&plus[..len], &minus[..len]);
+    let mut add = |(active, conflicts): (u32, u32)| {
         totals = (totals.0 + u64::from(active), totals.1 + u64::from(conflicts));
-    }
+    };
+    let whole = n / AT_ONCE * AT_ONCE;
+    (0..whole).step_by(AT_ONCE).for_each(|at| add(judge::<AT_ONCE>(vectors, at)));
+    (whole..n).for_each(|at| add(judge::<1>(vectors, at)));
     totals
 }
 
-const CHUNK: usize = 1024;
+/// Positions whose extremes stay in registers while the vectors go by.
+const AT_ONCE: usize = 64;
 
-#[multiversion(targets("x86_64+avx512f+avx512bw", "x86_64+avx2", "aarch64+neon"))]
-fn tally(vector: &[f32], plus: &mut [u8], minus: &mut [u8]) {
-    for ((v, p), m) in vector.iter().zip(plus).zip(minus) {
-        // Saturating: more than 255 models change no answer.
-        *p = p.saturating_add(u8::from(*v > 0.0));
-        *m = m.saturating_add(u8::from(*v < 0.0));
+#[inline(always)]
+fn judge<const N: usize>(vectors: &[Aligned], at: usize) -> (u32, u32) {
+    let (mut highest, mut lowest, mut changes) = ([0.0f32; N], [0.0f32; N], [0u32; N]);
+    for vector in vectors {
+        let x: &[f32; N] = vector[at..].first_chunk().expect("vectors are equally long");
+        for lane in 0..N {
+            highest[lane] = if x[lane] > highest[lane] { x[lane] } else { highest[lane] };
+            lowest[lane] = if x[lane] < lowest[lane] { x[lane] } else { lowest[lane] };
+            changes[lane] += u32::from(x[lane] != 0.0);
+        }
     }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512bw", "x86_64+avx2", "aarch64+neon"))]
-fn judge(plus: &[u8], minus: &[u8]) -> (u32, u32) {
     let (mut active, mut conflicts) = (0, 0);
-    for (p, m) in plus.iter().zip(minus) {
-        active += u32::from(p.saturating_add(*m) >= 2);
-        conflicts += u32::from((*p != 0) & (*m != 0));
+    for lane in 0..N {
+        active += u32::from(changes[lane] >= 2);
+        conflicts += u32::from((highest[lane] > 0.0) & (lowest[lane] < 0.0));
     }
     (active, conflicts)
 }

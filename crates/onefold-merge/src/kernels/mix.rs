@@ -67,65 +67,106 @@ pub fn mark(x: &[f32], marks: &mut [u8]) {
 
 const LANES: usize = GROUP / 8;
 
-/// Sign election and disjoint sum. `weighted[k]` are the weighted task vectors; `votes` the sum whose sign wins (+ for
-/// zero unless `zero_sign` says −). An element agrees if it is not zero and has the elected sign. `out` receives the
-/// sum of those that agree; if `weights` are given it is divided by the sum of their weights (1 where that is 0).
-pub fn elect(
-    weighted: &[Aligned],
-    votes: &[f32],
-    zero_sign: f32,
-    weights: Option<&[f32]>,
-    out: &mut [f32],
-    divisor: &mut Aligned,
-) {
-    out.fill(0.0);
+/// Whose sign is elected at each element.
+#[derive(Debug, Clone, Copy)]
+pub enum Votes<'a> {
+    /// That of the rows' sum; + where it is 0.
+    Sum,
+    /// That of this vector; where it is 0, the given sign.
+    Of(&'a [f32], f32),
+}
+
+/// Sign election and disjoint sum. `rows` are the weighted task vectors. An element agrees if it is not zero and has the
+/// elected sign. `out` receives the sum of those that agree; if `weights` are given it is divided by the sum of their
+/// weights (1 where that is 0).
+pub fn elect(rows: &[Aligned], votes: Votes<'_>, weights: Option<&[f32]>, out: &mut [f32]) {
     match weights {
-        None => {
-            for row in weighted {
-                add_agreeing(row, votes, zero_sign, out);
+        None => elect_sums(rows, votes, out),
+        Some(weights) => elect_means(rows, votes, weights, out),
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn elect_sums(rows: &[Aligned], votes: Votes<'_>, out: &mut [f32]) {
+    let (groups, rest) = out.as_chunks_mut::<AT_ONCE>();
+    let start = groups.len() * AT_ONCE;
+    for (i, out) in groups.iter_mut().enumerate() {
+        *out = sums(rows, &signs(rows, votes, i * AT_ONCE), i * AT_ONCE);
+    }
+    for (i, out) in rest.iter_mut().enumerate() {
+        [*out] = sums::<1>(rows, &signs(rows, votes, start + i), start + i);
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn elect_means(rows: &[Aligned], votes: Votes<'_>, weights: &[f32], out: &mut [f32]) {
+    let (groups, rest) = out.as_chunks_mut::<AT_ONCE>();
+    let start = groups.len() * AT_ONCE;
+    for (i, out) in groups.iter_mut().enumerate() {
+        *out = means(rows, &signs(rows, votes, i * AT_ONCE), weights, i * AT_ONCE);
+    }
+    for (i, out) in rest.iter_mut().enumerate() {
+        [*out] = means::<1>(rows, &signs(rows, votes, start + i), weights, start + i);
+    }
+}
+
+/// Elements whose sums stay in registers while the rows go by.
+const AT_ONCE: usize = 64;
+
+/// Some elements of a row.
+#[inline(always)]
+fn piece<const N: usize>(row: &[f32], at: usize) -> &[f32; N] {
+    row[at..].first_chunk().expect("rows are as long as the result")
+}
+
+/// A number with the elected sign for each element.
+#[inline(always)]
+fn signs<const N: usize>(rows: &[Aligned], votes: Votes<'_>, at: usize) -> [f32; N] {
+    match votes {
+        Votes::Sum => {
+            let mut sum = [0.0; N];
+            for row in rows {
+                let row = piece::<N>(row, at);
+                for lane in 0..N {
+                    sum[lane] += row[lane];
+                }
             }
+            sum.map(|sum| if sum == 0.0 { 1.0 } else { sum })
         }
-        Some(weights) => {
-            divisor.resize(out.len());
-            divisor.fill(0.0);
-            for (row, w) in weighted.iter().zip(weights) {
-                add_agreeing_weighted(row, votes, zero_sign, *w, out, divisor);
-            }
-            divide_or_keep(out, divisor);
+        Votes::Of(votes, zero_sign) => {
+            piece::<N>(votes, at).map(|vote| if vote == 0.0 { zero_sign } else { vote })
         }
     }
 }
 
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn add_agreeing(row: &[f32], votes: &[f32], zero_sign: f32, out: &mut [f32]) {
-    for ((o, x), v) in out.iter_mut().zip(row).zip(votes) {
-        let elected = if *v == 0.0 { zero_sign } else { *v };
-        *o += if (*x > 0.0) == (elected > 0.0) { *x } else { 0.0 };
+#[inline(always)]
+fn sums<const N: usize>(rows: &[Aligned], elected: &[f32; N], at: usize) -> [f32; N] {
+    let mut sum = [0.0; N];
+    for row in rows {
+        let row = piece::<N>(row, at);
+        for lane in 0..N {
+            // Of zeros nothing is added, whatever was elected.
+            sum[lane] += if (row[lane] > 0.0) == (elected[lane] > 0.0) { row[lane] } else { 0.0 };
+        }
     }
+    sum
 }
 
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn add_agreeing_weighted(
-    row: &[f32],
-    votes: &[f32],
-    zero_sign: f32,
-    w: f32,
-    out: &mut [f32],
-    divisor: &mut [f32],
-) {
-    for (((o, d), x), v) in out.iter_mut().zip(divisor).zip(row).zip(votes) {
-        let elected = if *v == 0.0 { zero_sign } else { *v };
-        let agrees = *x != 0.0 && (*x > 0.0) == (elected > 0.0);
-        *o += if agrees { *x } else { 0.0 };
-        *d += if agrees { w } else { 0.0 };
+#[inline(always)]
+fn means<const N: usize>(rows: &[Aligned], elected: &[f32; N], weights: &[f32], at: usize) -> [f32; N] {
+    let (mut sum, mut divisor) = ([0.0; N], [0.0; N]);
+    for (row, w) in rows.iter().zip(weights) {
+        let row = piece::<N>(row, at);
+        for lane in 0..N {
+            let agreed = if (row[lane] > 0.0) == (elected[lane] > 0.0) { row[lane] } else { 0.0 };
+            sum[lane] += agreed;
+            divisor[lane] += if agreed == 0.0 { 0.0 } else { *w };
+        }
     }
-}
-
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn divide_or_keep(out: &mut [f32], divisor: &[f32]) {
-    for (o, d) in out.iter_mut().zip(divisor) {
-        *o /= if *d == 0.0 { 1.0 } else { *d };
+    for lane in 0..N {
+        sum[lane] /= if divisor[lane] == 0.0 { 1.0 } else { divisor[lane] };
     }
+    sum
 }
 
 /// `Σ sign(xᵢ)` of a block.
@@ -140,12 +181,32 @@ mod tests {
     #[test]
     fn zeros_never_agree_and_zero_votes_take_the_given_sign() {
         let rows = [[1.0, 0.0, 2.0, -1.0], [-3.0, 0.0, -2.0, -1.0]].map(|row| Aligned::from(&row[..]));
-        let votes = [-2.0, 0.0, 0.0, -2.0];
-        let mut out = [0.0; 4];
-        elect(&rows, &votes, 1.0, None, &mut out, &mut Aligned::default());
+        let mut out = [9.0; 4];
+        elect(&rows, Votes::Sum, None, &mut out);
         assert_eq!(out, [-3.0, 0.0, 2.0, -2.0]);
-        elect(&rows, &votes, -1.0, Some(&[0.5, 0.25]), &mut out, &mut Aligned::default());
+        let votes = [-2.0, 0.0, 0.0, -2.0];
+        elect(&rows, Votes::Of(&votes, -1.0), Some(&[0.5, 0.25]), &mut out);
         assert_eq!(out, [-12.0, 0.0, -8.0, -2.0 / 0.75]);
+    }
+
+    /// In groups as in the rest, and by the rows' sum as by a vector that is that sum.
+    #[test]
+    fn elections_do_not_depend_on_the_place() {
+        let value = |i: usize, k: usize| ((i * 31 + k * 17) % 13) as f32 - 6.0;
+        let rows = [0, 1, 2].map(|k| Aligned::from(&(0..150).map(|i| value(i, k)).collect::<Vec<_>>()[..]));
+        let votes: Vec<f32> = (0..150).map(|i| value(i, 0) + value(i, 1) + value(i, 2)).collect();
+        for weights in [None, Some(&[0.5f32, 0.25, 2.0][..])] {
+            let (mut out, mut other) = (vec![9.0; 150], vec![9.0; 150]);
+            elect(&rows, Votes::Sum, weights, &mut out);
+            elect(&rows, Votes::Of(&votes, 1.0), weights, &mut other);
+            assert_eq!(out, other);
+            for (i, out) in out.iter().enumerate() {
+                let here = [0, 1, 2].map(|k| Aligned::from(&rows[k][i..=i]));
+                let mut alone = [9.0];
+                elect(&here, Votes::Sum, weights, &mut alone);
+                assert_eq!(*out, alone[0], "{i}");
+            }
+        }
     }
 
     #[test]

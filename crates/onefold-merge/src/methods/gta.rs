@@ -17,7 +17,7 @@ use onefold_runtime::Aligned;
 use super::metagpt::Weighting;
 use super::{BaseRole, Combination, Kernel, Method, ModelSurvey, Needs, Rule, Scratch, WEIGHT};
 use crate::MergeError;
-use crate::kernels::mix::{elect, sign_sum};
+use crate::kernels::mix::{Votes, elect, sign_sum};
 use crate::kernels::reduce::{dot, l1, sum_in_order};
 use crate::kernels::{add, scale};
 use crate::order::{self, Vectors};
@@ -486,26 +486,26 @@ impl Mix {
 
     fn elect(&self, block: &View<'_>, scratch: &mut Scratch, out: &mut [f32]) {
         let k = self.masks.len();
-        let Scratch { rows, a, b, mask } = scratch;
+        let Scratch { rows, a, mask, .. } = scratch;
+        let paper = self.consensus == Consensus::Paper;
         rows.resize_with(k, Aligned::default);
-        a.resize(block.len());
-        // The first vector opens the vote: cheaper than zeros and a sum.
-        let mut vote = |i: usize, row: &[f32]| if i == 0 { a.copy_from_slice(row) } else { add(a, row) };
+        a.resize(if paper { block.len() } else { 0 });
+        a.fill(0.0);
         for (i, row) in rows.iter_mut().enumerate() {
             row.resize(block.len());
             let weight = (self.weights[i] * self.factors[i]) as f32;
-            if self.consensus == Consensus::Paper {
+            if paper {
                 self.masks[i].apply(block, i, mask, row);
-                vote(i, row);
+                add(a, row);
                 scale(row, weight);
             } else {
                 self.masks[i].apply_scaled(block, i, weight, mask, row);
-                vote(i, row);
             }
         }
+        let votes = if paper { Votes::Of(a, self.zero_sign) } else { Votes::Sum };
         let weights: Option<Vec<f32>> =
             self.normalize.then(|| self.weights.iter().map(|w| *w as f32).collect());
-        elect(rows, a, self.zero_sign, weights.as_deref(), out, b);
+        elect(rows, votes, weights.as_deref(), out);
         if self.lambda != 1.0 {
             scale(out, self.lambda);
         }

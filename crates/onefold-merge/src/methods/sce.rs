@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::{BaseRole, Kernel, Method, ModelSurvey, Rule, Scratch};
 use crate::MergeError;
-use crate::kernels::mix::{elect, keep_marked, keep_ranked};
+use crate::kernels::mix::{Votes, elect, keep_marked, keep_ranked};
 use crate::kernels::reduce::{dot, sum_in_order};
 use crate::kernels::{add, scale, spread};
 use crate::order::{self, Computed, Cut};
@@ -167,7 +167,7 @@ impl Kernel for SceKernel {
     }
 
     fn merge(&self, block: &View<'_>, scratch: &mut Scratch, out: &mut [f32]) {
-        let Scratch { rows, a, b, .. } = scratch;
+        let Scratch { rows, a, .. } = scratch;
         let mut buffer = None;
         let marks = self.selection.marks(block, &mut buffer);
         let weights: Vec<f32> = self.weights.iter().map(|w| *w as f32).collect();
@@ -183,6 +183,6 @@ impl Kernel for SceKernel {
             add(a, row);
             scale(row, *w);
         }
-        elect(rows, a, 1.0, Some(&weights), out, b);
+        elect(rows, Votes::Of(a, 1.0), Some(&weights), out);
     }
 }

@@ -3,7 +3,7 @@
 //! Tolerances: 1e-12 where a function takes f64; 1e-6 of the largest value where values pass through f32 tensors. The
 //! bound U(λ) of `metagpt.json` belongs to the report and is checked there.
 
-use onefold_merge::kernels::mix::{elect, keep_marked, mark};
+use onefold_merge::kernels::mix::{Votes, elect, keep_marked, mark};
 use onefold_merge::kernels::reduce::l1;
 use onefold_merge::methods::combine;
 use onefold_merge::methods::metagpt::coefficients;
@@ -241,7 +241,7 @@ fn elected_signs() {
         assert_eq!(signs, row(&case["sign_reference_code"]), "K = {k}");
         for (x, expected) in trimmed.iter().zip(rows(&case["adamerging_pp_phi"])) {
             let mut out = vec![9.0; 10];
-            elect(&[x[..].into()], &votes, majority, None, &mut out, &mut Aligned::default());
+            elect(&[x[..].into()], Votes::Of(&votes, majority), None, &mut out);
             assert_eq!(out, single(&expected), "K = {k}");
         }
     }
@@ -324,9 +324,8 @@ fn dare_with_given_masks() {
         .zip(&lambda)
         .map(|((x, factor, _), l)| x.iter().map(|v| (l * factor) as f32 * v).collect::<Vec<f32>>()[..].into())
         .collect();
-    let (mut votes, mut out) = (vec![0.0; 10], vec![9.0; 10]);
-    combine(&[1.0; 3], &weighted, &mut votes);
-    elect(&weighted, &votes, 1.0, None, &mut out, &mut Aligned::default());
+    let mut out = vec![9.0; 10];
+    elect(&weighted, Votes::Sum, None, &mut out);
     let key = "metagpt_dare_ties_1_over_density";
     close(key, &out, &row(&case[key]), 0.0, F32);
 }
