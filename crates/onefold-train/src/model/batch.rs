@@ -162,7 +162,7 @@ impl Batch {
         let len = sequence.ids.len();
         self.segments.push(Segment::new(self.ids.len(), len));
         self.ids.extend_from_slice(sequence.ids);
-        // The last token's type also for what the caller has left out.
+        // Type 0 where the caller has left types out.
         self.types.extend(sequence.types.iter().copied().chain(std::iter::repeat(0)).take(len));
         self.positions.extend((0..=u32::MAX).take(len));
         self.targets.extend_from_slice(sequence.targets);
