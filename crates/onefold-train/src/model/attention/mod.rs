@@ -2,11 +2,14 @@
 //!
 //! Queries, keys and values come from three maps or from one; what follows only knows where heads lie in rows.
 
-use onefold_engine::cpu::attention::{self as heads, Gradients, Inputs, Layout, Mask, Place, Saved};
-use onefold_engine::cpu::elementwise;
+mod cache;
+
+use onefold_engine::cpu::attention::{self as heads, Gradients, Inputs, Layout, Mask, Saved};
 use onefold_engine::cpu::norm::{Input, Kind};
 use onefold_engine::cpu::rope::{self, Heads, Turn};
 use onefold_engine::{Buffer, Write};
+
+pub(super) use cache::KeyValues;
 
 use super::gradients::Backward;
 use super::linear::{Linear, LinearSaved, LinearScratch, LinearScratchBytes};
@@ -72,13 +75,6 @@ pub struct AttentionSaved {
     linears: [LinearSaved; 4],
     /// Keys and values of all tokens so far, while text is generated.
     pub(super) cache: Option<KeyValues>,
-}
-
-/// Keys and values of a layer, each `[rows of the cache, heads · head_dim]`.
-#[derive(Debug, Default)]
-pub(super) struct KeyValues {
-    keys: Buffer,
-    values: Buffer,
 }
 
 /// Memory of the backward pass, shared by all layers.
@@ -158,30 +154,6 @@ impl Attention {
             heads::forward(&self.shape, pass.segments, self.heads(qkv), dropout.as_ref(), out, sums);
         }
         self.output.forward(pass, out, y, &mut linears[OUTPUT], scratch);
-    }
-
-    /// Puts the new keys and values into the cache, then attends to all that are there.
-    fn attend_to_cache(&self, pass: &Pass<'_>, qkv: &[Buffer; 3], cache: &mut KeyValues, out: &mut Buffer) {
-        let (layout, Inputs { q, k, v }) = (self.shape.layout, self.heads(qkv));
-        let width = self.cache_width();
-        for (to, from, place) in [(&mut cache.keys, k, layout.k), (&mut cache.values, v, layout.v)] {
-            elementwise::place_rows(to, width, pass.cache_rows, from, (place.offset, place.stride));
-        }
-        let place = Place { offset: 0, stride: width };
-        let shape = heads::Attention { layout: Layout { k: place, v: place, ..layout }, ..self.shape };
-        let inputs = Inputs { q, k: &cache.keys, v: &cache.values };
-        heads::forward(&shape, pass.segments, inputs, None, out, None);
-    }
-
-    /// An empty cache of so many rows.
-    pub(super) fn cache(&self, rows: usize) -> KeyValues {
-        let buffer = || Buffer::zeros(rows * self.cache_width());
-        KeyValues { keys: buffer(), values: buffer() }
-    }
-
-    /// Elements of a row of keys or values.
-    pub(super) fn cache_width(&self) -> usize {
-        self.shape.kv_heads * self.shape.head_dim
     }
 
     fn project(&self, pass: &Pass<'_>, x: &Buffer, saved: &mut AttentionSaved, scratch: &mut LinearScratch) {
