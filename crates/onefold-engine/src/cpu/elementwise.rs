@@ -159,6 +159,21 @@ fn soft_cap_of(x: &mut [f32], cap: f32) {
     x.iter_mut().for_each(|x| *x = cap * math::tanh(*x * inverse));
 }
 
+/// Row `rows[i]` of `y`, of `width`, becomes the elements from `offset` on of row i of `x`, of `stride`: how keys and values
+/// enter a cache. Other rows of `y` stay.
+///
+/// # Panics
+/// If the shapes do not fit or a row does not exist.
+pub fn place_rows(y: &mut Buffer, width: usize, rows: &[u32], x: &Buffer, (offset, stride): (usize, usize)) {
+    check_rows(y, width, rows);
+    assert!(offset + width <= stride, "{width} elements from {offset} on of rows of {stride}");
+    assert_eq!(x.len(), rows.len() * stride, "rows to be placed");
+    let y = y.host_mut();
+    for (x, row) in x.host().chunks_exact(stride).zip(rows) {
+        y[*row as usize * width..][..width].copy_from_slice(&x[offset..offset + width]);
+    }
+}
+
 /// Copies `part`, `[rows, its width]`, into the columns from `first` on of `whole`, `[rows, width]`: the concatenation of
 /// columns, and the backward pass of [`split_columns`].
 ///
@@ -230,6 +245,20 @@ mod tests {
 
     use super::super::probe::{check_gradient, on_pools, wave};
     use super::*;
+
+    #[test]
+    fn placed_rows_replace_and_leave_the_others() {
+        let x = Buffer::from((0..8).map(|v| v as f32).collect::<Vec<_>>());
+        let mut y = Buffer::from(vec![-1.0; 6]);
+        place_rows(&mut y, 2, &[2, 0], &x, (1, 4));
+        assert_eq!(y.to_vec(), [5.0, 6.0, -1.0, -1.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a row of 3")]
+    fn placed_rows_have_to_exist() {
+        place_rows(&mut Buffer::zeros(6), 2, &[3], &Buffer::zeros(2), (0, 2));
+    }
 
     #[test]
     fn sums_and_copies() {

@@ -7,7 +7,7 @@ use onefold_engine::cpu::attention::Segment;
 use onefold_engine::cpu::loss::Rows;
 
 /// Rows that a batch may have: the coins of attention dropout are counted in 24 bits.
-const MOST_ROWS: usize = 1 << 24;
+pub(super) const MOST_ROWS: usize = 1 << 24;
 
 /// A sequence to be added to a batch.
 #[derive(Debug, Clone, Copy, Default)]
@@ -162,12 +162,20 @@ impl Batch {
         let len = sequence.ids.len();
         self.segments.push(Segment::new(self.ids.len(), len));
         self.ids.extend_from_slice(sequence.ids);
-        // The last token's type also for what the caller has left out.
+        // Type 0 where the caller has left types out.
         self.types.extend(sequence.types.iter().copied().chain(std::iter::repeat(0)).take(len));
         self.positions.extend((0..=u32::MAX).take(len));
         self.targets.extend_from_slice(sequence.targets);
         self.weights.resize(self.targets.len(), sequence.weight);
         self.tasks.resize(self.targets.len(), sequence.task);
+    }
+
+    /// Adds one token of a sequence whose earlier ones are in a cache.
+    pub(super) fn push_token(&mut self, id: u32, position: u32) {
+        self.segments.push(Segment::new(self.ids.len(), 1));
+        self.ids.push(id);
+        self.types.push(0);
+        self.positions.push(position);
     }
 
     /// Tokens of all sequences.
@@ -202,7 +210,13 @@ impl Batch {
 
     /// Tokens of the longest sequence.
     pub fn longest(&self) -> usize {
-        self.segments.iter().map(|segment| segment.queries).max().unwrap_or(0)
+        self.segments.iter().map(|segment| self.length(segment)).max().unwrap_or(0)
+    }
+
+    /// Tokens of a sequence, with those that are in a cache.
+    fn length(&self, segment: &Segment) -> usize {
+        let last = (segment.query + segment.queries).checked_sub(1).filter(|_| segment.queries > 0);
+        last.map_or(0, |last| self.positions[last] as usize + 1)
     }
 
     /// Judges the sequences.
@@ -214,7 +228,7 @@ impl Batch {
             return Err(BatchError::TooManyRows { rows: self.rows(), most: MOST_ROWS });
         }
         for (sequence, segment) in self.segments.iter().enumerate() {
-            let length = segment.queries;
+            let length = self.length(segment);
             if length == 0 {
                 return Err(BatchError::EmptySequence { sequence });
             }

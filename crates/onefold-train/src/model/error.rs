@@ -29,6 +29,32 @@ pub enum ModelError {
     /// Scores of classes are asked of a language model.
     #[error("the model's head gives no scores of classes; use a checkpoint of a sequence classifier")]
     NoClassHead,
+    /// Text goes on from nothing.
+    #[error("prompt {prompt} is empty; begin it with the model's first token (`bos_token`)")]
+    EmptyPrompt {
+        /// Which, from 0.
+        prompt: usize,
+    },
+    /// Prompts with all that may be added to them.
+    #[error(
+        "generation: {rows} tokens at once, at most {most} are possible; give fewer prompts at a time or add fewer tokens"
+    )]
+    CacheTooLarge {
+        /// Tokens of all texts.
+        rows: usize,
+        /// Limit.
+        most: usize,
+    },
+    /// A way of choosing tokens that is none.
+    #[error("generation: `{key}` is {found}, expected {expected}")]
+    Sampling {
+        /// Which setting.
+        key: &'static str,
+        /// Its value, as text.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// A row that is not in the batch.
     #[error("row {row} of a batch of {rows}")]
     NoRow {

@@ -17,6 +17,8 @@
 //! There is one copy of each block. A family is data: which tensors exist (`families`), and a few numbers (heads, windows,
 //! norms) that its builder reads from the configuration.
 //!
+//! [`generate`] writes text and judges how likely it is.
+//!
 //! Rows are tokens (or patches) of all sequences one after the other, without padding; segments say where each begins.
 
 mod attention;
@@ -24,6 +26,7 @@ mod batch;
 mod embedding;
 mod error;
 mod feed_forward;
+pub mod generate;
 mod gradients;
 mod head;
 mod layer;

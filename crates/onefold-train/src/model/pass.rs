@@ -18,6 +18,8 @@ pub struct Pass<'a> {
     pub positions: &'a [u32],
     /// Rotations, prepared for all positions.
     pub ropes: &'a [Table],
+    /// The row of the cache of keys and values for each row, if text is generated; none otherwise.
+    pub cache_rows: &'a [u32],
     /// Whether a backward pass is to follow.
     pub training: bool,
     /// Coins of dropout; without them nothing is dropped.

@@ -6,6 +6,7 @@
 use onefold_engine::cpu::norm::{Input, Kind};
 use onefold_engine::{Buffer, Write};
 
+use super::attention::KeyValues;
 use super::gradients::Backward;
 use super::layer::{Layer, LayerSaved, LayerSettings, Scratch, ScratchBytes};
 use super::memory::{BatchShape, held, size};
@@ -108,11 +109,35 @@ impl Stack {
     /// Passes all layers; returns the result.
     pub fn forward<'a>(&self, pass: &Pass<'_>, activations: &'a mut Activations) -> &'a Buffer {
         (0..self.layers.len()).for_each(|number| self.layer_forward(pass, number, activations));
+        self.normalise(pass, activations);
+        self.output(activations).0
+    }
+
+    fn normalise(&self, pass: &Pass<'_>, activations: &mut Activations) {
         let Activations { stream, normed, statistics, .. } = activations;
         if let Some(norm) = &self.final_norm {
             norm.forward(pass, Input::Ready(self.last(stream)), normed, statistics);
         }
-        self.output(activations).0
+    }
+
+    /// Passes all layers with the keys and values of earlier tokens, which grow by those of this pass.
+    pub(super) fn forward_cached(
+        &self,
+        pass: &Pass<'_>,
+        activations: &mut Activations,
+        cache: &mut [KeyValues],
+    ) {
+        for (number, cache) in cache.iter_mut().enumerate() {
+            *activations.saved[0].cache() = Some(std::mem::take(cache));
+            self.layer_forward(pass, number, activations);
+            *cache = activations.saved[0].cache().take().expect("put there before");
+        }
+        self.normalise(pass, activations);
+    }
+
+    /// A cache of so many rows for each layer.
+    pub(super) fn cache(&self, rows: usize) -> Vec<KeyValues> {
+        self.layers.iter().map(|layer| layer.attention().cache(rows)).collect()
     }
 
     /// The result of a forward pass, and where its gradient has to be written before [`Stack::backward`].

@@ -17,7 +17,7 @@ use onefold_engine::{Buffer, Write};
 
 pub(super) use memory::ScratchBytes;
 
-use super::attention::{Attention, AttentionSaved, AttentionScratch, AttentionSettings};
+use super::attention::{Attention, AttentionSaved, AttentionScratch, AttentionSettings, KeyValues};
 use super::feed_forward::{FeedForward, FeedForwardSaved, FeedForwardScratch};
 use super::gradients::Backward;
 use super::linear::LinearScratch;
@@ -98,6 +98,13 @@ pub struct Scratch {
     linear: LinearScratch,
 }
 
+impl LayerSaved {
+    /// Where a cache of keys and values has to be while text is generated.
+    pub(super) fn cache(&mut self) -> &mut Option<KeyValues> {
+        &mut self.attention.cache
+    }
+}
+
 impl Scratch {
     /// Free between layers: where the gradient of a final norm's result may be.
     pub(super) fn gradient(&mut self) -> &mut Buffer {
@@ -163,6 +170,10 @@ impl Layer {
             Placement::Before | Placement::Around => self.backward_before(back, x, d, saved, scratch),
             Placement::After => self.backward_after(back, x, d, saved, scratch),
         }
+    }
+
+    pub(super) fn attention(&self) -> &Attention {
+        &self.attention
     }
 
     fn site(&self, part: usize) -> Site {

@@ -5,11 +5,13 @@ mod decoder;
 mod tests;
 
 use onefold_engine::Buffer;
+use onefold_engine::cpu::attention::Segment;
 use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::norm::Kind;
 use onefold_engine::cpu::rope::{Rope, Table};
 
-use super::batch::Batch;
+use super::attention::KeyValues;
+use super::batch::{Batch, Limits};
 use super::embedding::{Embedding, EmbeddingSaved, EmbeddingSettings};
 use super::error::ModelError;
 use super::gradients::{Backward, GradientSink};
@@ -220,6 +222,43 @@ impl TextModel {
     }
 }
 
+impl TextModel {
+    /// What a batch may contain.
+    pub fn limits(&self) -> &Limits {
+        self.embedding.limits()
+    }
+
+    /// Whether the head gives scores of the next token.
+    pub fn is_language_model(&self) -> bool {
+        matches!(self.head, Head::Language(..))
+    }
+
+    /// A cache of so many rows.
+    pub(super) fn cache(&self, rows: usize) -> Vec<KeyValues> {
+        self.stack.cache(rows)
+    }
+
+    /// Scores `[rows.len(), vocabulary]` of the next token at some of the batch's rows, whose sequences go on from what is in
+    /// `cache`; `segments` and `cache_rows` say where in it.
+    pub(super) fn next_scores(
+        &mut self,
+        parameters: &Parameters,
+        batch: &Batch,
+        (cache, segments, cache_rows): (&mut [KeyValues], &[Segment], &[u32]),
+        rows: &[u32],
+    ) -> Result<&Buffer, ModelError> {
+        batch.check(self.embedding.limits())?;
+        self.ropes.iter_mut().for_each(|rope| rope.prepare(batch.longest()));
+        let Self { embedding, stack, head, ropes, embedded, activations } = self;
+        let Head::Language(head, scratch) = head else { return Err(ModelError::NoLanguageHead) };
+        let keep = Keep::Nothing;
+        let pass = Pass { segments, cache_rows, ..pass(parameters, batch, ropes, keep, None) };
+        embedding.forward(&pass, batch, stack.input(activations, keep), embedded)?;
+        stack.forward_cached(&pass, activations, cache);
+        Ok(head.logits(parameters, stack.output(activations).0, rows, scratch))
+    }
+}
+
 fn pass<'a>(
     parameters: &'a Parameters,
     batch: &'a Batch,
@@ -228,5 +267,5 @@ fn pass<'a>(
     coins: Option<Coins>,
 ) -> Pass<'a> {
     let (segments, positions) = (batch.segments(), batch.positions());
-    Pass { parameters, segments, positions, ropes, training: keep != Keep::Nothing, coins }
+    Pass { parameters, segments, positions, ropes, cache_rows: &[], training: keep != Keep::Nothing, coins }
 }

@@ -2,10 +2,14 @@
 //!
 //! Queries, keys and values come from three maps or from one; what follows only knows where heads lie in rows.
 
+mod cache;
+
 use onefold_engine::cpu::attention::{self as heads, Gradients, Inputs, Layout, Mask, Saved};
 use onefold_engine::cpu::norm::{Input, Kind};
 use onefold_engine::cpu::rope::{self, Heads, Turn};
 use onefold_engine::{Buffer, Write};
+
+pub(super) use cache::KeyValues;
 
 use super::gradients::Backward;
 use super::linear::{Linear, LinearSaved, LinearScratch, LinearScratchBytes};
@@ -69,6 +73,8 @@ pub struct AttentionSaved {
     out: Buffer,
     log_sums: Buffer,
     linears: [LinearSaved; 4],
+    /// Keys and values of all tokens so far, while text is generated.
+    pub(super) cache: Option<KeyValues>,
 }
 
 /// Memory of the backward pass, shared by all layers.
@@ -80,7 +86,7 @@ pub(super) struct AttentionScratch {
 
 impl AttentionSaved {
     pub(super) fn bytes(&self) -> usize {
-        let Self { qkv, raw, statistics, out, log_sums, linears } = self;
+        let Self { qkv, raw, statistics, out, log_sums, linears, cache: _ } = self;
         held(qkv.iter().chain(raw).chain(statistics).chain([out, log_sums]))
             + linears.iter().map(LinearSaved::bytes).sum::<usize>()
     }
@@ -136,13 +142,17 @@ impl Attention {
     ) {
         self.project(pass, x, saved, scratch);
         self.rotate(pass, &mut saved.qkv, Turn::Forward);
-        let AttentionSaved { qkv, out, log_sums, linears, .. } = saved;
+        let AttentionSaved { qkv, out, log_sums, linears, cache, .. } = saved;
         let rows = x.len() / self.inputs();
         out.resize(rows * self.shape.heads * self.shape.head_dim);
         log_sums.resize(if pass.training { rows * self.shape.heads } else { 0 });
-        let dropout = pass.attention_dropout(self.dropout, self.layer);
-        let sums = pass.training.then_some(log_sums);
-        heads::forward(&self.shape, pass.segments, self.heads(qkv), dropout.as_ref(), out, sums);
+        if let Some(cache) = cache {
+            self.attend_to_cache(pass, qkv, cache, out);
+        } else {
+            let dropout = pass.attention_dropout(self.dropout, self.layer);
+            let sums = pass.training.then_some(log_sums);
+            heads::forward(&self.shape, pass.segments, self.heads(qkv), dropout.as_ref(), out, sums);
+        }
         self.output.forward(pass, out, y, &mut linears[OUTPUT], scratch);
     }
 
