@@ -32,7 +32,7 @@ pub struct VisionConfig {
     pub heads: usize,
     /// Height and width of images, in pixels.
     pub image_size: (usize, usize),
-    /// Height and width of patches, in pixels.
+    /// Height and width of patches, in pixels; both are the same.
     pub patch_size: (usize, usize),
     /// Channels of images.
     pub channels: usize,
@@ -106,6 +106,10 @@ pub(super) fn read(fields: &Fields<'_>, family: VisionFamily) -> Result<VisionCo
         return Err(
             fields.contradiction(format!("`patch_size` {patch_size:?} exceeds `image_size` {image_size:?}"))
         );
+    }
+    if patch_size.0 != patch_size.1 {
+        let found = serde_json::json!([patch_size.0, patch_size.1]);
+        return Err(fields.unsupported("patch_size", &found, "square patches"));
     }
     if clip {
         fields.size("projection_dim", 512)?;

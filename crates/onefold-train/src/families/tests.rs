@@ -23,7 +23,7 @@ fn variants() -> Vec<(String, ModelConfig, Checkpoint)> {
         let name = dir.file_name().unwrap().to_str().unwrap().to_owned();
         variants.push((name, ModelConfig::open(&dir).unwrap(), weights));
     }
-    assert!(variants.len() >= 30);
+    assert!(variants.len() >= 38);
     variants
 }
 

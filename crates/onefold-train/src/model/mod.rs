@@ -35,7 +35,9 @@ mod pass;
 mod stack;
 #[cfg(test)]
 mod testing;
+mod targets;
 mod text;
+mod tower;
 
 pub use attention::{Attention, AttentionSaved, AttentionSettings};
 pub use batch::{Batch, BatchError, Limits, Sequence, next_tokens};
@@ -43,7 +45,10 @@ pub use embedding::{Embedding, EmbeddingSaved, EmbeddingSettings};
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardSaved};
 pub use gradients::{GradientSink, Gradients};
-pub use head::{ClassHead, ClassSaved, HeadSettings, LanguageHead, LanguageScratch};
+pub use head::{
+    ClassHead, ClassSaved, ClassSettings, HeadSettings, LanguageHead, LanguageScratch, LanguageSettings,
+    TransformSettings,
+};
 pub use layer::{Layer, LayerSaved, LayerSettings, Placement, Scratch};
 pub use linear::{Linear, LinearSaved};
 pub use memory::BatchShape;
@@ -54,4 +59,5 @@ pub use parameters::{
 };
 pub use pass::{Coins, Pass};
 pub use stack::{Activations, Keep, Stack};
+pub use targets::Targets;
 pub use text::{TextModel, Training};

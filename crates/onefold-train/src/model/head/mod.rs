@@ -1,46 +1,41 @@
 //! What stands behind the last layer, with its loss.
 
 mod classes;
+mod dense;
 mod language;
+mod transform;
 
 use onefold_engine::Buffer;
 use onefold_engine::cpu::loss::{Losses, Objective};
-use onefold_engine::cpu::pool::Pooling;
 
-pub use classes::{ClassHead, ClassSaved};
-pub use language::{LanguageHead, LanguageScratch};
+pub use classes::{ClassHead, ClassSaved, ClassSettings};
+pub use language::{LanguageHead, LanguageScratch, LanguageSettings};
+pub use transform::TransformSettings;
 
-use super::batch::Batch;
 use super::error::ModelError;
 use super::gradients::Backward;
 use super::memory::BatchShape;
 use super::parameters::Parameters;
 use super::pass::Pass;
+use super::targets::Targets;
+use crate::families::Half;
 
 /// What a configuration says of the head.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HeadSettings {
     /// There is none.
     None,
-    /// Scores of the next token.
-    Language {
-        /// Its matrix is the token embedding.
-        tied: bool,
-        /// Soft cap of the scores.
-        cap: Option<f64>,
-    },
-    /// Scores of classes for a sequence.
-    Classes {
-        /// Which rows speak for it.
-        pooling: Pooling,
-    },
+    /// Scores of words for each token.
+    Language(LanguageSettings),
+    /// Scores of classes.
+    Classes(ClassSettings),
 }
 
 /// A head with its memory.
 #[derive(Debug)]
 pub(super) enum Head {
     None,
-    Language(LanguageHead, LanguageScratch),
+    Language(LanguageHead, Box<LanguageScratch>),
     Classes(ClassHead, Box<ClassSaved>),
 }
 
@@ -49,11 +44,11 @@ impl Head {
     pub(super) fn find(parameters: &Parameters, settings: &HeadSettings) -> Option<Self> {
         Some(match *settings {
             HeadSettings::None => Self::None,
-            HeadSettings::Language { tied, cap } => {
-                Self::Language(LanguageHead::find(parameters, tied, cap)?, LanguageScratch::default())
+            HeadSettings::Language(settings) => {
+                Self::Language(LanguageHead::find(parameters, &settings)?, Box::default())
             }
-            HeadSettings::Classes { pooling } => {
-                Self::Classes(ClassHead::find(parameters, pooling)?, Box::default())
+            HeadSettings::Classes(settings) => {
+                Self::Classes(ClassHead::find(parameters, Half::Whole, &settings)?, Box::default())
             }
         })
     }
@@ -62,7 +57,7 @@ impl Head {
     pub(super) fn loss(
         &mut self,
         pass: &Pass<'_>,
-        states: (&Buffer, &Batch),
+        states: (&Buffer, &Targets),
         objective: Objective,
         back: Option<(&mut Backward<'_>, &mut Buffer)>,
         losses: &mut Losses,
@@ -70,7 +65,7 @@ impl Head {
         match self {
             Self::None => return Err(ModelError::NoHead),
             Self::Language(head, scratch) => {
-                head.loss(pass.parameters, states, objective, back, losses, scratch)?;
+                head.loss(pass, states, objective, back, losses, scratch)?;
             }
             Self::Classes(head, saved) => {
                 head.forward(pass, states.0, saved);

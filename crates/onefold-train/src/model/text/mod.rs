@@ -1,24 +1,22 @@
 //! Models of text: an embedding, layers, a head. What kind of model it is, is a matter of its settings.
 
 mod decoder;
+mod encoder;
 #[cfg(test)]
 mod tests;
 
 use onefold_engine::Buffer;
 use onefold_engine::cpu::loss::{Losses, Objective};
-use onefold_engine::cpu::norm::Kind;
-use onefold_engine::cpu::rope::{Rope, Table};
 
 use super::batch::Batch;
-use super::embedding::{Embedding, EmbeddingSaved, EmbeddingSettings};
+use super::embedding::{Embedding, EmbeddingSettings};
 use super::error::ModelError;
-use super::gradients::{Backward, GradientSink};
+use super::gradients::GradientSink;
 use super::head::{Head, HeadSettings};
-use super::layer::LayerSettings;
 use super::memory::BatchShape;
 use super::parameters::Parameters;
-use super::pass::{Coins, Pass};
-use super::stack::{Activations, Keep, Stack};
+use super::pass::Coins;
+use super::tower::{StackSettings, Tower, Way};
 use crate::config::ModelConfig;
 use crate::families::Half;
 
@@ -28,13 +26,9 @@ struct TextSettings {
     /// Its embedding.
     embedding: EmbeddingSettings,
     /// Its layers.
-    layers: Vec<LayerSettings>,
-    /// Kind and epsilon of the norm behind them.
-    final_norm: Option<(Kind, f64)>,
+    stack: StackSettings,
     /// Its head.
     head: HeadSettings,
-    /// The rotations that its layers name by number.
-    ropes: Vec<Rope>,
 }
 
 /// How to train on a batch.
@@ -51,12 +45,8 @@ pub struct Training {
 /// A model of text: its description, and the memory in which it works.
 #[derive(Debug)]
 pub struct TextModel {
-    embedding: Embedding,
-    stack: Stack,
+    tower: Tower<Embedding>,
     head: Head,
-    ropes: Vec<Table>,
-    embedded: EmbeddingSaved,
-    activations: Activations,
 }
 
 impl TextModel {
@@ -67,33 +57,27 @@ impl TextModel {
     pub fn new(parameters: &Parameters) -> Result<Self, ModelError> {
         let settings = match parameters.config() {
             ModelConfig::Decoder(config) => decoder::settings(config),
+            ModelConfig::Encoder(config) => encoder::settings(config),
             other => return Err(ModelError::NotText { model_type: other.common().model_type.clone() }),
         };
         Ok(Self::find(&settings, parameters).expect("families list what settings name"))
     }
 
     fn find(settings: &TextSettings, parameters: &Parameters) -> Option<Self> {
-        let TextSettings { embedding, layers, final_norm, head, ropes } = settings;
-        Some(Self {
-            embedding: Embedding::find(parameters, Half::Whole, embedding)?,
-            stack: Stack::find(parameters, Half::Whole, layers, *final_norm)?,
-            head: Head::find(parameters, head)?,
-            ropes: ropes.iter().cloned().map(Table::new).collect(),
-            embedded: EmbeddingSaved::default(),
-            activations: Activations::default(),
-        })
+        let TextSettings { embedding, stack, head } = settings;
+        let embedding = Embedding::find(parameters, Half::Whole, embedding)?;
+        let tower = Tower::find(parameters, Half::Whole, embedding, stack)?;
+        Some(Self { tower, head: Head::find(parameters, head)? })
     }
 
     /// Bytes of activations that a batch needs, if all its rows have targets and everything is trained.
     pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
-        self.embedding.bytes(shape)
-            + self.stack.bytes(shape, self.embedding.width())
-            + self.head.bytes_for(parameters, shape)
+        self.tower.bytes_for(shape) + self.head.bytes_for(parameters, shape)
     }
 
     /// Bytes of activations that are held since the largest batch.
     pub fn held_bytes(&self) -> usize {
-        self.embedded.bytes() + self.activations.bytes() + self.head.bytes()
+        self.tower.held_bytes() + self.head.bytes()
     }
 
     /// Losses of a batch.
@@ -107,8 +91,10 @@ impl TextModel {
         objective: Objective,
         losses: &mut Losses,
     ) -> Result<(), ModelError> {
-        let training = Training { objective, checkpointing: false, coins: None };
-        self.run(parameters, batch, &training, None, losses)
+        let Self { tower, head } = self;
+        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, back| {
+            head.loss(pass, (hidden, batch.targets()), objective, back, losses)
+        })
     }
 
     /// Losses of a batch, and the gradients of all trainable parameters.
@@ -123,53 +109,11 @@ impl TextModel {
         losses: &mut Losses,
         sink: &mut dyn GradientSink,
     ) -> Result<(), ModelError> {
-        self.run(parameters, batch, training, Some(sink), losses)
-    }
-
-    fn run(
-        &mut self,
-        parameters: &Parameters,
-        batch: &Batch,
-        training: &Training,
-        sink: Option<&mut dyn GradientSink>,
-        losses: &mut Losses,
-    ) -> Result<(), ModelError> {
-        let keep = match (&sink, training.checkpointing) {
-            (None, _) => Keep::Nothing,
-            (Some(_), true) => Keep::Inputs,
-            (Some(_), false) => Keep::Everything,
-        };
-        let coins = training.coins.filter(|_| sink.is_some());
-        self.forward(parameters, batch, keep, coins)?;
-        let Self { embedding, stack, head, ropes, embedded, activations } = self;
-        let pass = pass(parameters, batch, ropes, keep, coins);
-        let mut back = sink.map(|sink| Backward { pass: &pass, sink });
-        let (hidden, d_hidden) = stack.output(activations);
-        let to = back.as_mut().map(|back| (back, d_hidden));
-        head.loss(&pass, (hidden, batch), training.objective, to, losses)?;
-        if let Some(mut back) = back
-            && let Some(d) = stack.backward(&mut back, activations, keep)
-        {
-            embedding.backward(&mut back, batch, d, embedded);
-        }
-        Ok(())
-    }
-
-    /// Runs the model up to its head.
-    fn forward(
-        &mut self,
-        parameters: &Parameters,
-        batch: &Batch,
-        keep: Keep,
-        coins: Option<Coins>,
-    ) -> Result<(), ModelError> {
-        batch.check(self.embedding.limits())?;
-        self.ropes.iter_mut().for_each(|rope| rope.prepare(batch.longest()));
-        let Self { embedding, stack, ropes, embedded, activations, .. } = self;
-        let pass = pass(parameters, batch, ropes, keep, coins);
-        embedding.forward(&pass, batch, stack.input(activations, keep), embedded)?;
-        stack.forward(&pass, activations);
-        Ok(())
+        let Training { objective, checkpointing, coins } = *training;
+        let Self { tower, head } = self;
+        tower.run(parameters, batch, Way::training(checkpointing, coins), Some(sink), |pass, hidden, back| {
+            head.loss(pass, (hidden, batch.targets()), objective, back, losses)
+        })
     }
 
     /// The result of the last layer, normalised: `[rows, width]`.
@@ -177,8 +121,8 @@ impl TextModel {
     /// # Errors
     /// If the batch does not fit the model.
     pub fn hidden(&mut self, parameters: &Parameters, batch: &Batch) -> Result<&Buffer, ModelError> {
-        self.forward(parameters, batch, Keep::Nothing, None)?;
-        Ok(self.stack.output(&mut self.activations).0)
+        self.tower.run(parameters, batch, Way::FORWARD, None, |_, _, _| Ok(()))?;
+        Ok(self.tower.hidden())
     }
 
     /// Scores `[rows, vocabulary]` of the next token at some of the batch's rows.
@@ -194,39 +138,30 @@ impl TextModel {
         if let Some(row) = rows.iter().find(|row| **row as usize >= batch.rows()) {
             return Err(ModelError::NoRow { row: *row, rows: batch.rows() });
         }
-        self.forward(parameters, batch, Keep::Nothing, None)?;
-        let Self { stack, head, activations, .. } = self;
-        match head {
-            Head::Language(head, scratch) => {
-                Ok(head.logits(parameters, stack.output(activations).0, rows, scratch))
-            }
-            Head::Classes(..) => Err(ModelError::NoLanguageHead),
-            Head::None => Err(ModelError::NoHead),
-        }
+        let Self { tower, head } = self;
+        let (head, scratch) = match head {
+            Head::Language(head, scratch) => (head, scratch),
+            Head::Classes(..) => return Err(ModelError::NoLanguageHead),
+            Head::None => return Err(ModelError::NoHead),
+        };
+        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
+            head.logits(pass, hidden, rows, scratch);
+            Ok(())
+        })?;
+        Ok(scratch.logits())
     }
 
-    /// Scores `[sequences, classes]`.
+    /// Scores `[answers, classes]`: one answer per sequence, or per token if the head classifies tokens.
     ///
     /// # Errors
     /// If the batch does not fit the model, or the head gives no such scores.
     pub fn classify(&mut self, parameters: &Parameters, batch: &Batch) -> Result<&Buffer, ModelError> {
-        self.forward(parameters, batch, Keep::Nothing, None)?;
-        let Self { stack, head, ropes, activations, .. } = self;
-        let pass = pass(parameters, batch, ropes, Keep::Nothing, None);
-        match head {
-            Head::Classes(head, saved) => Ok(head.forward(&pass, stack.output(activations).0, saved)),
-            Head::Language(..) | Head::None => Err(ModelError::NoClassHead),
-        }
+        let Self { tower, head } = self;
+        let Head::Classes(head, saved) = head else { return Err(ModelError::NoClassHead) };
+        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
+            head.forward(pass, hidden, saved);
+            Ok(())
+        })?;
+        Ok(saved.logits())
     }
-}
-
-fn pass<'a>(
-    parameters: &'a Parameters,
-    batch: &'a Batch,
-    ropes: &'a [Table],
-    keep: Keep,
-    coins: Option<Coins>,
-) -> Pass<'a> {
-    let (segments, positions) = (batch.segments(), batch.positions());
-    Pass { parameters, segments, positions, ropes, training: keep != Keep::Nothing, coins }
 }
