@@ -43,7 +43,17 @@ impl AttentionSettings {
     pub fn plain(width: usize, heads: usize, mask: Mask, dropout: f64) -> Self {
         let head_dim = width / heads;
         let scale = 1.0 / (head_dim as f64).sqrt();
-        Self { heads, kv_heads: heads, head_dim, scale, cap: None, mask, rope: None, head_norm: None, dropout }
+        Self {
+            heads,
+            kv_heads: heads,
+            head_dim,
+            scale,
+            cap: None,
+            mask,
+            rope: None,
+            head_norm: None,
+            dropout,
+        }
     }
 }
 

@@ -178,13 +178,7 @@ impl Embed for Embedding {
         }
     }
 
-    fn backward(
-        &self,
-        back: &mut Backward<'_>,
-        batch: &Batch,
-        d: &mut Buffer,
-        saved: &mut EmbeddingSaved,
-    ) {
+    fn backward(&self, back: &mut Backward<'_>, batch: &Batch, d: &mut Buffer, saved: &mut EmbeddingSaved) {
         let EmbeddingSaved { positions, sum, statistics, d_sum, groups } = saved;
         if let Some(dropout) = back.pass.dropout(self.dropout, Site::Embeddings) {
             dropout.apply(d);

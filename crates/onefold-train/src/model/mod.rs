@@ -21,6 +21,7 @@
 
 mod attention;
 mod batch;
+mod clip;
 mod embedding;
 mod error;
 mod feed_forward;
@@ -33,14 +34,16 @@ mod norm;
 mod parameters;
 mod pass;
 mod stack;
+mod targets;
 #[cfg(test)]
 mod testing;
-mod targets;
 mod text;
 mod tower;
+mod vision;
 
 pub use attention::{Attention, AttentionSaved, AttentionSettings};
 pub use batch::{Batch, BatchError, Limits, Sequence, next_tokens};
+pub use clip::{ClassVectors, ClipModel};
 pub use embedding::{Embedding, EmbeddingSaved, EmbeddingSettings};
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardSaved};
@@ -61,3 +64,4 @@ pub use pass::{Coins, Pass};
 pub use stack::{Activations, Keep, Stack};
 pub use targets::Targets;
 pub use text::{TextModel, Training};
+pub use vision::{Image, ImageBatch, VisionModel};

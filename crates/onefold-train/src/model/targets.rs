@@ -121,7 +121,12 @@ mod tests {
         assert_refused(&found, &three, 2, "target 1 is 3, the head has 3 classes");
         assert_refused(&found, &TOKENS, 1, "target 0 is of task 1, there are 1");
         let short = targets(&[2, 3], &[]);
-        assert_refused(&short, &TOKENS, 2, "the batch has 2 targets, the head gives 3 answers (one per token)");
+        assert_refused(
+            &short,
+            &TOKENS,
+            2,
+            "the batch has 2 targets, the head gives 3 answers (one per token)",
+        );
     }
 
     #[test]
@@ -129,9 +134,19 @@ mod tests {
         let numbers = Answers { per: "one per sequence", count: 1, classes: 2, problem: Problem::Regression };
         assert_eq!(targets(&[], &[0.5, 1.0]).check(&numbers, 2), Ok(()));
         assert_eq!(targets(&[-1], &[0.5, 1.0]).check(&numbers, 2), Ok(()));
-        assert_refused(&targets(&[1], &[]), &numbers, 2, "the batch has 0 numbers to be learnt, the head needs 2");
+        assert_refused(
+            &targets(&[1], &[]),
+            &numbers,
+            2,
+            "the batch has 0 numbers to be learnt, the head needs 2",
+        );
         let classes = Answers { problem: Problem::SingleLabel, ..numbers };
-        assert_refused(&targets(&[1], &[0.5]), &classes, 2, "the batch has 1 numbers to be learnt, the head needs 0");
+        assert_refused(
+            &targets(&[1], &[0.5]),
+            &classes,
+            2,
+            "the batch has 1 numbers to be learnt, the head needs 0",
+        );
         assert_refused(&targets(&[], &[0.5, f32::NAN]), &numbers, 2, "number 1 to be learnt is NaN");
     }
 }

@@ -34,13 +34,7 @@ pub(super) trait Embed {
     fn forward(&self, pass: &Pass<'_>, batch: &Self::Batch, y: &mut Buffer, saved: &mut Self::Saved);
 
     /// Gradients of the parameters for `d`, the gradient of the rows, which is used up.
-    fn backward(
-        &self,
-        back: &mut Backward<'_>,
-        batch: &Self::Batch,
-        d: &mut Buffer,
-        saved: &mut Self::Saved,
-    );
+    fn backward(&self, back: &mut Backward<'_>, batch: &Self::Batch, d: &mut Buffer, saved: &mut Self::Saved);
 
     /// Width of the rows.
     fn width(&self) -> usize;

@@ -145,9 +145,10 @@ impl ClassHead {
         d_hidden: &mut Buffer,
         saved: &mut ClassSaved,
     ) {
-        let ClassSaved { bounds, pooled, d_pooled, features, d_features, logits, dense, linear, scratch } = saved;
-        let dropouts =
-            [(0, Site::Pooled), (1, Site::Features)].map(|(i, site)| back.pass.dropout(self.dropout[i], site));
+        let ClassSaved { bounds, pooled, d_pooled, features, d_features, logits, dense, linear, scratch } =
+            saved;
+        let dropouts = [(0, Site::Pooled), (1, Site::Features)]
+            .map(|(i, site)| back.pass.dropout(self.dropout[i], site));
         let (x, dx) = match self.dense {
             Some(_) => (&*features, &mut *d_features),
             None => (&*pooled, &mut *d_pooled),
@@ -178,9 +179,9 @@ impl ClassHead {
         let rows = if self.pooling.is_some() { shape.sequences } else { shape.rows };
         let matrices = if shape.training() { 2 } else { 1 };
         let width = self.dense.map_or(self.map.inputs(), |dense| dense.inputs());
-        let dense = self.dense.map_or(0, |dense| {
-            matrices * rows * dense.outputs() * F32 + dense.saved_bytes(rows, shape)
-        });
+        let dense = self
+            .dense
+            .map_or(0, |dense| matrices * rows * dense.outputs() * F32 + dense.saved_bytes(rows, shape));
         let bounds = if self.pooling.is_some() { (rows + 1) * size_of::<usize>() } else { 0 };
         matrices * rows * width * F32 + dense + rows * self.map.outputs() * F32 + bounds
     }

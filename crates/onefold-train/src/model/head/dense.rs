@@ -27,7 +27,12 @@ pub(super) struct DenseSaved {
 
 impl Dense {
     /// The layer of a role; `None` if the parameters lack it.
-    pub(super) fn find(parameters: &Parameters, half: Half, role: Role, activation: Activation) -> Option<Self> {
+    pub(super) fn find(
+        parameters: &Parameters,
+        half: Half,
+        role: Role,
+        activation: Activation,
+    ) -> Option<Self> {
         Some(Self { map: Linear::find(parameters, (half, None), role)?, activation })
     }
 
