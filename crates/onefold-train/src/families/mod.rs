@@ -4,6 +4,7 @@
 //! (`model.`, `transformer.`, `bert.` …), and [`find()`] accepts both. It reports everything that is missing or
 //! misshapen together.
 
+mod architecture;
 mod decoder;
 mod encoder;
 mod find;
@@ -11,6 +12,7 @@ mod vision;
 
 use std::borrow::Cow;
 
+pub use self::architecture::architecture;
 use crate::config::{Head, ModelConfig};
 pub use find::{FamilyError, Found, find};
 
@@ -78,6 +80,8 @@ pub enum Half {
     Text,
     /// Clip's image half.
     Vision,
+    /// The head of one of several tasks.
+    Task(u32),
 }
 
 /// A tensor that a model has.

@@ -49,6 +49,7 @@ fn every_tensor_has_its_gradient() {
         let gradients: BTreeSet<_> = golden["gradients"].as_object().unwrap().keys().cloned().collect();
         assert_eq!(names, gradients, "{name}");
         assert_eq!(golden["trace"].as_array().unwrap().len(), 21);
+        assert_eq!(golden["architecture"], architecture(&config), "{name}");
     }
 }
 

@@ -43,6 +43,12 @@ pub enum ModelError {
          checkpoint saved with its head"
     )]
     NoHead,
+    /// A task without a head of its own.
+    #[error("task {task} has no head; add it to the parameters before the model is built")]
+    NoTaskHead {
+        /// The task.
+        task: u32,
+    },
     /// Scores of tokens are asked of a classifier.
     #[error(
         "the model's head classifies sequences and gives no scores of tokens; use a checkpoint of a language model"

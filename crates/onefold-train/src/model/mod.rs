@@ -57,11 +57,11 @@ pub use linear::{Linear, LinearSaved};
 pub use memory::BatchShape;
 pub use norm::Norm;
 pub use parameters::{
-    AdaptError, AdapterSettings, Factor, Origin, Parameter, ParameterId, Parameters, ParametersError, Part,
-    SaveError, Trained,
+    AdaptError, AdapterSettings, Factor, HeadError, HeadStart, Origin, Parameter, ParameterId, Parameters,
+    ParametersError, Part, SaveError, Trained,
 };
 pub use pass::{Coins, Pass};
 pub use stack::{Activations, Keep, Stack};
 pub use targets::Targets;
-pub use text::{TextModel, Training};
+pub use text::{SentenceError, SentencePooling, TextModel, Training};
 pub use vision::{Image, ImageBatch, VisionModel};

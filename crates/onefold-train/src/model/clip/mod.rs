@@ -237,7 +237,10 @@ impl ClipModel {
         let Self { text, vision, loss, .. } = self;
         text.run(parameters, (texts, Some(&ends)), way, sink, |of_texts, back| {
             let (sink, mut d_texts) = match back {
-                Some((back, d)) => (Some(&mut *back.sink), Some(d)),
+                Some((back, d)) => {
+                    let sink: &mut dyn GradientSink = back.sink;
+                    (Some(sink), Some(d))
+                }
                 None => (None, None),
             };
             vision.run(parameters, (images, None), way, sink, |of_images, back| {

@@ -5,6 +5,8 @@ mod dense;
 mod language;
 mod transform;
 
+use std::collections::BTreeMap;
+
 use onefold_engine::Buffer;
 use onefold_engine::cpu::loss::{Losses, Objective};
 
@@ -18,6 +20,7 @@ use super::memory::BatchShape;
 use super::parameters::Parameters;
 use super::pass::Pass;
 use super::targets::Targets;
+use crate::config::ModelConfig;
 use crate::families::Half;
 
 /// What a configuration says of the head.
@@ -31,6 +34,53 @@ pub enum HeadSettings {
     Classes(ClassSettings),
 }
 
+/// The model's own head, and those of tasks, of which one is in use.
+#[derive(Debug)]
+pub(super) struct Heads {
+    /// That of the checkpoint has no task.
+    heads: BTreeMap<Option<u32>, Head>,
+    used: Option<u32>,
+}
+
+impl Heads {
+    /// All heads; `settings` says what a configuration has. `None` if the parameters lack one.
+    pub(super) fn find(
+        parameters: &Parameters,
+        settings: impl Fn(&ModelConfig) -> Option<HeadSettings>,
+    ) -> Option<Self> {
+        let own = Head::find(parameters, Half::Whole, &settings(parameters.config())?)?;
+        let mut heads = BTreeMap::from([(None, own)]);
+        for (task, config) in parameters.heads() {
+            heads.insert(Some(task), Head::find(parameters, Half::Task(task), &settings(config)?)?);
+        }
+        Some(Self { heads, used: None })
+    }
+
+    /// Uses the head of a task, or the model's own.
+    pub(super) fn select(&mut self, task: Option<u32>) -> Result<(), ModelError> {
+        if let Some(task) = task.filter(|task| !self.heads.contains_key(&Some(*task))) {
+            return Err(ModelError::NoTaskHead { task });
+        }
+        self.used = task;
+        Ok(())
+    }
+
+    /// The one in use.
+    pub(super) fn head(&mut self) -> &mut Head {
+        self.heads.get_mut(&self.used).expect("only a head that is there is selected")
+    }
+
+    /// Bytes that their memory comes to hold if each takes such a batch.
+    pub(super) fn bytes_for(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
+        self.heads.values().map(|head| head.bytes_for(parameters, shape)).sum()
+    }
+
+    /// Bytes that their memory holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.heads.values().map(Head::bytes).sum()
+    }
+}
+
 /// A head with its memory.
 #[derive(Debug)]
 pub(super) enum Head {
@@ -41,14 +91,14 @@ pub(super) enum Head {
 
 impl Head {
     /// The head; `None` if the parameters lack it.
-    pub(super) fn find(parameters: &Parameters, settings: &HeadSettings) -> Option<Self> {
+    pub(super) fn find(parameters: &Parameters, half: Half, settings: &HeadSettings) -> Option<Self> {
         Some(match *settings {
             HeadSettings::None => Self::None,
             HeadSettings::Language(settings) => {
                 Self::Language(LanguageHead::find(parameters, &settings)?, Box::default())
             }
             HeadSettings::Classes(settings) => {
-                Self::Classes(ClassHead::find(parameters, Half::Whole, &settings)?, Box::default())
+                Self::Classes(ClassHead::find(parameters, half, &settings)?, Box::default())
             }
         })
     }

@@ -82,7 +82,8 @@ impl Parameters {
             entry.spec().map(|spec| ((spec.half, spec.layer, spec.role, spec.part), ParameterId(index)))
         };
         let places = entries.iter().enumerate().filter_map(place).collect();
-        Self { config, entries, places, adapters: Default::default(), kept: Vec::new(), notes: Vec::new() }
+        let (adapters, heads) = Default::default();
+        Self { config, entries, places, adapters, heads, kept: Vec::new(), notes: Vec::new() }
     }
 
     /// What becomes of a tensor that the model has no role for.

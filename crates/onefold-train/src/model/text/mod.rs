@@ -2,17 +2,22 @@
 
 mod decoder;
 mod encoder;
+mod sentence;
 #[cfg(test)]
 mod tests;
 
 use onefold_engine::Buffer;
 use onefold_engine::cpu::loss::{Losses, Objective};
 
+pub use sentence::{SentenceError, SentencePooling};
+
+use sentence::SentenceScratch;
+
 use super::batch::Batch;
 use super::embedding::{Embedding, EmbeddingSettings};
 use super::error::ModelError;
 use super::gradients::GradientSink;
-use super::head::{Head, HeadSettings};
+use super::head::{Head, HeadSettings, Heads};
 use super::memory::BatchShape;
 use super::parameters::Parameters;
 use super::pass::Coins;
@@ -31,6 +36,15 @@ struct TextSettings {
     head: HeadSettings,
 }
 
+/// Those of a model; `None` if it does not read text.
+fn settings(config: &ModelConfig) -> Option<TextSettings> {
+    match config {
+        ModelConfig::Decoder(config) => Some(decoder::settings(config)),
+        ModelConfig::Encoder(config) => Some(encoder::settings(config)),
+        ModelConfig::Vision(_) | ModelConfig::Clip(_) => None,
+    }
+}
+
 /// How to train on a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Training {
@@ -46,7 +60,8 @@ pub struct Training {
 #[derive(Debug)]
 pub struct TextModel {
     tower: Tower<Embedding>,
-    head: Head,
+    heads: Heads,
+    sentences: SentenceScratch,
 }
 
 impl TextModel {
@@ -55,29 +70,37 @@ impl TextModel {
     /// # Errors
     /// If it is no model of text.
     pub fn new(parameters: &Parameters) -> Result<Self, ModelError> {
-        let settings = match parameters.config() {
-            ModelConfig::Decoder(config) => decoder::settings(config),
-            ModelConfig::Encoder(config) => encoder::settings(config),
-            other => return Err(ModelError::NotText { model_type: other.common().model_type.clone() }),
-        };
-        Ok(Self::find(&settings, parameters).expect("families list what settings name"))
+        match settings(parameters.config()) {
+            Some(settings) => {
+                Ok(Self::find(&settings, parameters).expect("families list what settings name"))
+            }
+            None => Err(ModelError::NotText { model_type: parameters.config().common().model_type.clone() }),
+        }
     }
 
-    fn find(settings: &TextSettings, parameters: &Parameters) -> Option<Self> {
-        let TextSettings { embedding, stack, head } = settings;
-        let embedding = Embedding::find(parameters, Half::Whole, embedding)?;
-        let tower = Tower::find(parameters, Half::Whole, embedding, stack)?;
-        Some(Self { tower, head: Head::find(parameters, head)? })
+    fn find(text: &TextSettings, parameters: &Parameters) -> Option<Self> {
+        let embedding = Embedding::find(parameters, Half::Whole, &text.embedding)?;
+        let tower = Tower::find(parameters, Half::Whole, embedding, &text.stack)?;
+        let heads = Heads::find(parameters, |config| settings(config).map(|settings| settings.head))?;
+        Some(Self { tower, heads, sentences: SentenceScratch::default() })
+    }
+
+    /// Uses the head of a task from now on, or the model's own.
+    ///
+    /// # Errors
+    /// If the parameters have no head for the task.
+    pub fn select_head(&mut self, task: Option<u32>) -> Result<(), ModelError> {
+        self.heads.select(task)
     }
 
     /// Bytes of activations that a batch needs, if all its rows have targets and everything is trained.
     pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
-        self.tower.bytes_for(shape) + self.head.bytes_for(parameters, shape)
+        self.tower.bytes_for(shape) + self.heads.bytes_for(parameters, shape)
     }
 
     /// Bytes of activations that are held since the largest batch.
     pub fn held_bytes(&self) -> usize {
-        self.tower.held_bytes() + self.head.bytes()
+        self.tower.held_bytes() + self.heads.bytes()
     }
 
     /// Losses of a batch.
@@ -91,7 +114,8 @@ impl TextModel {
         objective: Objective,
         losses: &mut Losses,
     ) -> Result<(), ModelError> {
-        let Self { tower, head } = self;
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
         tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, back| {
             head.loss(pass, (hidden, batch.targets()), objective, back, losses)
         })
@@ -110,7 +134,8 @@ impl TextModel {
         sink: &mut dyn GradientSink,
     ) -> Result<(), ModelError> {
         let Training { objective, checkpointing, coins } = *training;
-        let Self { tower, head } = self;
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
         tower.run(parameters, batch, Way::training(checkpointing, coins), Some(sink), |pass, hidden, back| {
             head.loss(pass, (hidden, batch.targets()), objective, back, losses)
         })
@@ -138,7 +163,8 @@ impl TextModel {
         if let Some(row) = rows.iter().find(|row| **row as usize >= batch.rows()) {
             return Err(ModelError::NoRow { row: *row, rows: batch.rows() });
         }
-        let Self { tower, head } = self;
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
         let (head, scratch) = match head {
             Head::Language(head, scratch) => (head, scratch),
             Head::Classes(..) => return Err(ModelError::NoLanguageHead),
@@ -156,7 +182,8 @@ impl TextModel {
     /// # Errors
     /// If the batch does not fit the model, or the head gives no such scores.
     pub fn classify(&mut self, parameters: &Parameters, batch: &Batch) -> Result<&Buffer, ModelError> {
-        let Self { tower, head } = self;
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
         let Head::Classes(head, saved) = head else { return Err(ModelError::NoClassHead) };
         tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
             head.forward(pass, hidden, saved);

@@ -6,7 +6,9 @@ use super::*;
 use crate::config::{Head, ModelConfig, Problem};
 use crate::families::{Role, TensorSpec};
 use crate::model::testing::{Golden, PLAIN, bits, converted, losses, stored, write};
-use crate::model::{AdapterSettings, Factor, Gradients, Origin, ParameterId, Part, Sequence, next_tokens};
+use crate::model::{
+    AdapterSettings, Coins, Factor, Gradients, Keep, Origin, ParameterId, Part, Sequence, next_tokens,
+};
 
 const DECODERS: [&str; 24] = [
     "llama",

@@ -19,7 +19,7 @@ use crate::model::tower::Embed;
 
 /// The embedding of a model that looks at images.
 #[derive(Debug, Clone)]
-pub(super) struct PatchEmbedding {
+pub(in crate::model) struct PatchEmbedding {
     map: Linear,
     class: ParameterId,
     positions: ParameterId,
@@ -33,7 +33,7 @@ pub(super) struct PatchEmbedding {
 
 /// What the forward pass leaves, and memory.
 #[derive(Debug, Default)]
-pub(super) struct PatchSaved {
+pub(in crate::model) struct PatchSaved {
     patches: Buffer,
     embedded: Buffer,
     d_embedded: Buffer,

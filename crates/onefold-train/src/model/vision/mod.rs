@@ -17,7 +17,7 @@ pub use images::{Image, ImageBatch};
 use super::attention::AttentionSettings;
 use super::error::ModelError;
 use super::gradients::GradientSink;
-use super::head::{ClassSettings, Head, HeadSettings};
+use super::head::{ClassSettings, Head, HeadSettings, Heads};
 use super::layer::{LayerSettings, Placement};
 use super::memory::BatchShape;
 use super::parameters::Parameters;
@@ -30,7 +30,7 @@ use crate::families::Half;
 #[derive(Debug)]
 pub struct VisionModel {
     tower: Tower<PatchEmbedding>,
-    head: Head,
+    heads: Heads,
 }
 
 impl VisionModel {
@@ -48,25 +48,26 @@ impl VisionModel {
     }
 
     fn find(config: &VisionConfig, parameters: &Parameters) -> Option<Self> {
-        let head = match config.common.head {
-            HeadKind::Classes(_) => HeadSettings::Classes(ClassSettings {
-                pooling: Some(Pooling::First),
-                problem: config.common.problem,
-                ..ClassSettings::default()
-            }),
-            HeadKind::None | HeadKind::Language | HeadKind::Tokens(_) => HeadSettings::None,
-        };
-        Some(Self { tower: tower(config, parameters, Half::Whole)?, head: Head::find(parameters, &head)? })
+        let tower = tower(config, parameters, Half::Whole)?;
+        Some(Self { tower, heads: Heads::find(parameters, |config| Some(head(config)))? })
+    }
+
+    /// Uses the head of a task from now on, or the model's own.
+    ///
+    /// # Errors
+    /// If the parameters have no head for the task.
+    pub fn select_head(&mut self, task: Option<u32>) -> Result<(), ModelError> {
+        self.heads.select(task)
     }
 
     /// Bytes of activations that a batch needs if everything is trained.
     pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
-        self.tower.bytes_for(shape) + self.head.bytes_for(parameters, shape)
+        self.tower.bytes_for(shape) + self.heads.bytes_for(parameters, shape)
     }
 
     /// Bytes of activations that are held since the largest batch.
     pub fn held_bytes(&self) -> usize {
-        self.tower.held_bytes() + self.head.bytes()
+        self.tower.held_bytes() + self.heads.bytes()
     }
 
     /// Losses of a batch.
@@ -80,7 +81,8 @@ impl VisionModel {
         objective: Objective,
         losses: &mut Losses,
     ) -> Result<(), ModelError> {
-        let Self { tower, head } = self;
+        let Self { tower, heads } = self;
+        let head = heads.head();
         tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, back| {
             head.loss(pass, (hidden, batch.targets()), objective, back, losses)
         })
@@ -99,7 +101,8 @@ impl VisionModel {
         sink: &mut dyn GradientSink,
     ) -> Result<(), ModelError> {
         let Training { objective, checkpointing, coins } = *training;
-        let Self { tower, head } = self;
+        let Self { tower, heads } = self;
+        let head = heads.head();
         tower.run(parameters, batch, Way::training(checkpointing, coins), Some(sink), |pass, hidden, back| {
             head.loss(pass, (hidden, batch.targets()), objective, back, losses)
         })
@@ -119,7 +122,8 @@ impl VisionModel {
     /// # Errors
     /// If the batch does not fit the model, or there is no head.
     pub fn classify(&mut self, parameters: &Parameters, batch: &ImageBatch) -> Result<&Buffer, ModelError> {
-        let Self { tower, head } = self;
+        let Self { tower, heads } = self;
+        let head = heads.head();
         let Head::Classes(head, saved) = head else { return Err(ModelError::NoClassHead) };
         tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
             head.forward(pass, hidden, saved);
@@ -152,4 +156,16 @@ pub(super) fn tower(
     };
     let embedding = PatchEmbedding::find(parameters, half, config)?;
     Tower::find(parameters, half, embedding, &settings)
+}
+
+fn head(config: &ModelConfig) -> HeadSettings {
+    let common = config.common();
+    match common.head {
+        HeadKind::Classes(_) => HeadSettings::Classes(ClassSettings {
+            pooling: Some(Pooling::First),
+            problem: common.problem,
+            ..ClassSettings::default()
+        }),
+        HeadKind::None | HeadKind::Language | HeadKind::Tokens(_) => HeadSettings::None,
+    }
 }
