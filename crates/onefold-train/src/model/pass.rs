@@ -64,6 +64,7 @@ impl Pass<'_> {
     /// Where sequences begin, and where the last one ends.
     pub(super) fn bounds(&self, bounds: &mut Vec<usize>) {
         bounds.clear();
+        bounds.reserve_exact(self.segments.len() + 1);
         bounds.extend(self.segments.iter().map(|segment| segment.query).chain([self.rows()]));
     }
 

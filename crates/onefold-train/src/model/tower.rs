@@ -145,13 +145,11 @@ impl<E: Embed> Tower<E> {
 
     /// Bytes that a batch needs if everything is trained.
     pub(super) fn bytes_for(&self, shape: &BatchShape) -> usize {
-        let segments = shape.sequences * size_of::<Segment>();
-        self.embedding.bytes_for(shape) + self.stack.bytes(shape, self.embedding.width()) + segments
+        self.embedding.bytes_for(shape) + self.stack.bytes(shape, self.embedding.width())
     }
 
     /// Bytes that are held since the largest batch.
     pub(super) fn held_bytes(&self) -> usize {
-        let segments = self.segments.capacity() * size_of::<Segment>();
-        E::held_bytes(&self.embedded) + self.activations.bytes() + segments
+        E::held_bytes(&self.embedded) + self.activations.bytes()
     }
 }

@@ -179,9 +179,8 @@ impl ClassHead {
         let rows = if self.pooling.is_some() { shape.sequences } else { shape.rows };
         let matrices = if shape.training() { 2 } else { 1 };
         let width = self.dense.map_or(self.map.inputs(), |dense| dense.inputs());
-        let dense = self
-            .dense
-            .map_or(0, |dense| matrices * rows * dense.outputs() * F32 + dense.saved_bytes(rows, shape));
+        let dense =
+            self.dense.map_or(0, |dense| matrices * rows * dense.outputs() * F32 + dense.bytes(rows, shape));
         let bounds = if self.pooling.is_some() { (rows + 1) * size_of::<usize>() } else { 0 };
         matrices * rows * width * F32 + dense + rows * self.map.outputs() * F32 + bounds
     }

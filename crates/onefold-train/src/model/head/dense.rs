@@ -6,7 +6,7 @@ use onefold_engine::{Buffer, Write};
 use crate::families::{Half, Role};
 use crate::model::gradients::Backward;
 use crate::model::linear::{Linear, LinearSaved, LinearScratch};
-use crate::model::memory::{BatchShape, F32, held};
+use crate::model::memory::{BatchShape, held};
 use crate::model::parameters::Parameters;
 use crate::model::pass::Pass;
 
@@ -70,9 +70,10 @@ impl Dense {
         self.map.outputs()
     }
 
-    /// Bytes of what is saved for so many rows.
-    pub(super) fn saved_bytes(&self, rows: usize, shape: &BatchShape) -> usize {
-        rows * self.outputs() * F32 + self.map.saved_bytes(&BatchShape { rows, ..*shape })
+    /// Bytes of what is saved for so many rows, and of the scratch.
+    pub(super) fn bytes(&self, rows: usize, shape: &BatchShape) -> usize {
+        let shape = BatchShape { rows, ..*shape };
+        self.map.result_bytes(&shape) + self.map.saved_bytes(&shape) + self.map.scratch_bytes(&shape).sum()
     }
 }
 

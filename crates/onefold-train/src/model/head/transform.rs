@@ -78,7 +78,7 @@ impl Transform {
         let elements = shape.rows * self.dense.outputs();
         let matrices = if shape.training() { 3 } else { 2 };
         let norm = self.norm.saved_bytes(elements);
-        matrices * elements * F32 + norm + self.dense.saved_bytes(shape.rows, shape)
+        matrices * elements * F32 + norm + self.dense.bytes(shape.rows, shape)
     }
 }
 
