@@ -158,6 +158,7 @@ impl TextModel {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests write model files")]
 mod tests {
     use super::*;
     use crate::model::Sequence;
