@@ -4,7 +4,7 @@
 //! are learned; roberta counts them from `pad_token + 1`.
 
 use super::fields::Fields;
-use super::{Activation, Common, ConfigError, activation, common, divided};
+use super::{Activation, Common, ConfigError, activation, common, divided, layer_count};
 
 /// Families of encoders, one per `model_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ fn bert(fields: &Fields<'_>, family: EncoderFamily) -> Result<EncoderConfig, Con
         vocab_size: fields.size("vocab_size", if roberta { 50265 } else { 30522 })?,
         hidden_size,
         intermediate_size: fields.size("intermediate_size", 3072)?,
-        layers: fields.size("num_hidden_layers", 12)?,
+        layers: layer_count(fields, "num_hidden_layers", 12)?,
         heads,
         max_positions: fields.size("max_position_embeddings", 512)?,
         types: fields.size("type_vocab_size", 2)?,
@@ -127,7 +127,7 @@ fn distilbert(fields: &Fields<'_>) -> Result<EncoderConfig, ConfigError> {
         vocab_size: fields.size("vocab_size", 30522)?,
         hidden_size,
         intermediate_size: fields.size("hidden_dim", 3072)?,
-        layers: fields.size("n_layers", 6)?,
+        layers: layer_count(fields, "n_layers", 6)?,
         heads,
         max_positions: fields.size("max_position_embeddings", 512)?,
         types: 0,

@@ -238,6 +238,13 @@ fn labels(fields: &Fields<'_>) -> Result<Vec<String>, ConfigError> {
     (0..map.len()).map(name).collect()
 }
 
+/// The number of layers; bounded, because each takes a place in a list.
+fn layer_count(fields: &Fields<'_>, key: &str, default: usize) -> Result<usize, ConfigError> {
+    const MOST: usize = 10_000;
+    let count = fields.size(key, default)?;
+    if count <= MOST { Ok(count) } else { Err(fields.wrong(key, format!("at most {MOST}"), &count.into())) }
+}
+
 /// `whole / parts`, or the error that it does not come out even.
 fn divided(fields: &Fields<'_>, whole: (&str, usize), parts: (&str, usize)) -> Result<usize, ConfigError> {
     if whole.1.is_multiple_of(parts.1) {

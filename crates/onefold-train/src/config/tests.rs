@@ -206,6 +206,11 @@ fn what_is_not_understood_is_refused() {
     refused(json!({"model_type": "bert", "is_decoder": true}), "key `is_decoder`: true is not supported");
     refused(json!({"model_type": "bert", "position_embedding_type": "relative_key"}), "absolute");
     refused(json!({"model_type": "vit", "patch_size": 300}), "exceeds `image_size`");
+    refused(
+        json!({"model_type": "distilbert", "n_layers": 2_000_000_000}),
+        "key `n_layers`: expected at most 10000",
+    );
+    refused(json!({"model_type": "vit", "num_hidden_layers": 2_000_000_000}), "at most 10000");
     refused(json!({"model_type": "vit", "patch_size": [16, 8]}), "supported: square patches");
     refused(json!({"model_type": "bert", "problem_type": "ranking"}), "key `problem_type`: \"ranking\"");
     refused(json!({"model_type": "clip", "vision_config": 3}), "key `vision_config`: expected an object");

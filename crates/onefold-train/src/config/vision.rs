@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::{Activation, Common, ConfigError, activation, common, divided, unread};
+use super::{Activation, Common, ConfigError, activation, common, divided, layer_count, unread};
 
 /// Families of vision models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ pub(super) fn read(fields: &Fields<'_>, family: VisionFamily) -> Result<VisionCo
         family,
         hidden_size,
         intermediate_size: fields.size("intermediate_size", 3072)?,
-        layers: fields.size("num_hidden_layers", 12)?,
+        layers: layer_count(fields, "num_hidden_layers", 12)?,
         heads,
         image_size,
         patch_size,
@@ -178,7 +178,7 @@ fn text(fields: &Fields<'_>) -> Result<ClipTextConfig, ConfigError> {
         vocab_size: fields.size("vocab_size", 49408)?,
         hidden_size,
         intermediate_size: fields.size("intermediate_size", 2048)?,
-        layers: fields.size("num_hidden_layers", 12)?,
+        layers: layer_count(fields, "num_hidden_layers", 12)?,
         heads,
         max_positions: fields.size("max_position_embeddings", 77)?,
         activation: activation::read(fields, "hidden_act", Activation::QuickGelu)?,

@@ -5,17 +5,19 @@
 //! mean of two cross-entropies: which text belongs to an image, and which image to a text. A classifier without training has
 //! one text vector per class ([`ClassVectors`]).
 
+mod pairs;
 mod projected;
 #[cfg(test)]
 mod tests;
 
 use onefold_engine::cpu::attention::Mask;
-use onefold_engine::cpu::loss::{Losses, Objective, Rows, head};
+use onefold_engine::cpu::loss::{Losses, head};
 use onefold_engine::cpu::norm::Kind;
 use onefold_engine::cpu::pool::{self, Pooling, Sequences};
 use onefold_engine::cpu::{elementwise, linear};
 use onefold_engine::{Buffer, Weight, Write};
 
+use pairs::{Pairs, of, put_scale};
 use projected::Projected;
 
 use super::attention::AttentionSettings;
@@ -269,64 +271,6 @@ impl ClipModel {
         parameters.full(self.scale).read(0, &mut scale);
         scale[0].exp()
     }
-}
-
-/// Both cross-entropies of pairs.
-struct Pairs {
-    targets: Vec<i32>,
-    weights: Vec<f32>,
-    shape: (usize, f32),
-    objective: Objective,
-    losses: Losses,
-    sum: f64,
-}
-
-impl Pairs {
-    fn new(count: usize, shape: (usize, f32), objective: Objective, weight: f32) -> Self {
-        let targets = (0..=i32::MAX).take(count).collect();
-        let weights = vec![weight * 0.5 / count.max(1) as f32; count];
-        Self { targets, weights, shape, objective, losses: Losses::new(1), sum: 0.0 }
-    }
-
-    /// Which of the columns belongs to each row.
-    fn loss(
-        &mut self,
-        (rows, columns): (&Buffer, &Buffer),
-        gradients: (Option<&mut Buffer>, Option<&mut Buffer>),
-        write: Write,
-        scratch: &mut head::Scratch,
-    ) {
-        let gradients = gradients.0.zip(gradients.1).map(|(rows, columns)| head::Gradients {
-            hidden: (rows, write),
-            weight: Some((columns, write)),
-            bias: None,
-        });
-        let of_rows = Rows { targets: &self.targets, weights: Some(&self.weights), tasks: None };
-        let head = of((columns, self.shape.0, self.shape.1), self.objective);
-        head::head_loss(&head, rows, &of_rows, gradients, &mut self.losses, scratch);
-        self.sum += self.losses.tasks[0].loss;
-    }
-
-    fn mean(&self) -> f64 {
-        self.sum * 0.5 / self.targets.len().max(1) as f64
-    }
-}
-
-/// Vectors as the matrix of a head.
-fn of((vectors, width, scale): (&Buffer, usize, f32), objective: Objective) -> head::Head<'_> {
-    let vocabulary = vectors.len() / width;
-    head::Head { weight: Weight::Full(vectors), bias: None, vocabulary, width, scale, cap: None, objective }
-}
-
-/// The gradient of ln s: Σ z·∂z over all scores z, which is Σ e·∂e over the vectors of their rows.
-fn put_scale(to: Option<(&mut Buffer, Write)>, vectors: &Buffer, d: &Buffer) {
-    let Some((to, write)) = to else { return };
-    let products = vectors.to_vec().into_iter().zip(d.to_vec()).map(|(e, d)| f64::from(e) * f64::from(d));
-    let mut sum = [0.0];
-    if write == Write::Add {
-        to.read(0, &mut sum);
-    }
-    to.write(0, &[sum[0] + products.sum::<f64>() as f32]);
 }
 
 fn scores(logits: &mut Buffer, (rows, columns): (&Buffer, &Buffer), width: usize, scale: f32) {
