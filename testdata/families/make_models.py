@@ -42,6 +42,7 @@ ENCODER = dict(
     vocab_size=VOCAB, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
     max_position_embeddings=40, num_labels=3,
 )
+DISTIL = dict(vocab_size=VOCAB, dim=32, hidden_dim=40, n_layers=2, n_heads=4, max_position_embeddings=40)
 VISION = dict(
     hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=8,
     num_channels=3,
@@ -118,8 +119,19 @@ ENCODERS = {
     "roberta": ("RobertaForSequenceClassification", "RobertaConfig",
                 dict(ENCODER, type_vocab_size=1, layer_norm_eps=1e-5), None),
     "distilbert": ("DistilBertForSequenceClassification", "DistilBertConfig",
-                   dict(vocab_size=VOCAB, dim=32, hidden_dim=40, n_layers=2, n_heads=4, max_position_embeddings=40,
-                        num_labels=3), None),
+                   dict(DISTIL, num_labels=3), None),
+    "bert_multi_label": ("BertForSequenceClassification", "BertConfig",
+                         dict(ENCODER, problem_type="multi_label_classification"), "bert"),
+    "bert_regression": ("BertForSequenceClassification", "BertConfig",
+                        dict(ENCODER, problem_type="regression"), "bert"),
+    "bert_tokens": ("BertForTokenClassification", "BertConfig", dict(ENCODER), None),
+    "roberta_tokens": ("RobertaForTokenClassification", "RobertaConfig",
+                       dict(ENCODER, type_vocab_size=1, layer_norm_eps=1e-5), None),
+    "distilbert_tokens": ("DistilBertForTokenClassification", "DistilBertConfig", dict(DISTIL, num_labels=3), None),
+    "bert_masked": ("BertForMaskedLM", "BertConfig", dict(ENCODER, hidden_act="gelu_new"), None),
+    "roberta_masked": ("RobertaForMaskedLM", "RobertaConfig",
+                       dict(ENCODER, type_vocab_size=1, layer_norm_eps=1e-5, hidden_act="relu"), None),
+    "distilbert_masked": ("DistilBertForMaskedLM", "DistilBertConfig", dict(DISTIL), None),
 }
 IMAGES = {
     "vit": ("ViTForImageClassification", "ViTConfig", dict(VISION, num_labels=3), None),
@@ -157,16 +169,25 @@ def ids(generator, rows, length):
 
 
 def language_inputs(name, classify):
+    """`classify`: one label per row, as the problem of the name has it; else one per token."""
     generator = torch.Generator().manual_seed(11)
     tokens = ids(generator, 2, 12)
     mask = torch.ones_like(tokens)
     mask[1, 8:] = 0
-    tokens[1, 8:] = 1 if name == "roberta" else PAD
+    tokens[1, 8:] = 1 if name.startswith("roberta") else PAD
     inputs = dict(input_ids=tokens, attention_mask=mask)
-    if name == "bert":
+    if name.startswith("bert"):
         inputs["token_type_ids"] = (torch.arange(12) >= 5).long().repeat(2, 1) * mask
+    if name.endswith("multi_label"):
+        return dict(inputs, labels=torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))
+    if name.endswith("regression"):
+        return dict(inputs, labels=torch.tensor([[0.5, -1.0, 2.0], [0.25, 1.5, -0.75]]))
     if classify:
         return dict(inputs, labels=torch.tensor([2, 0]))
+    if name.endswith("tokens"):
+        labels = (tokens % 3).masked_fill(mask == 0, -100)
+        labels[:, 4] = -100
+        return dict(inputs, labels=labels)
     labels = tokens.masked_fill(mask == 0, -100)
     labels[:, :3] = -100
     return dict(inputs, labels=labels)
@@ -323,7 +344,7 @@ def main():
     for name, row in DECODERS.items():
         make(name, *row, language_inputs(name, "classify" in name))
     for name, row in ENCODERS.items():
-        make(name, *row, language_inputs(name, True))
+        make(name, *row, language_inputs(name, not name.endswith(("tokens", "masked"))))
     for name, row in IMAGES.items():
         make(name, *row, image_inputs())
     for name, row in CLIPS.items():

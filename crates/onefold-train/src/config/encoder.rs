@@ -4,7 +4,7 @@
 //! are learned; roberta counts them from `pad_token + 1`.
 
 use super::fields::Fields;
-use super::{Activation, Common, ConfigError, activation, common, divided};
+use super::{Activation, Common, ConfigError, activation, common, divided, layer_count};
 
 /// Families of encoders, one per `model_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +34,10 @@ pub struct EncoderDropout {
     pub hidden: f64,
     /// Of attention weights.
     pub attention: f64,
-    /// Of what the head reads.
+    /// Of what the head reads that classifies sequences.
     pub classifier: f64,
+    /// Of what the head reads that classifies tokens.
+    pub tokens: f64,
 }
 
 /// An encoder of text.
@@ -63,6 +65,8 @@ pub struct EncoderConfig {
     pub norm_eps: f64,
     /// The token that pads rows.
     pub pad_token: Option<u32>,
+    /// Whether the matrix of scores of masked words is the embedding.
+    pub tied: bool,
     /// Dropout.
     pub dropout: EncoderDropout,
     /// What all configurations have.
@@ -76,7 +80,6 @@ pub(super) fn read(fields: &Fields<'_>, family: EncoderFamily) -> Result<Encoder
     if let Some(found) = fields.get("position_embedding_type").filter(|found| *found != "absolute") {
         return Err(fields.unsupported("position_embedding_type", found, "absolute"));
     }
-    fields.flag("tie_word_embeddings", true)?;
     fields.flag("sinusoidal_pos_embds", false)?; // how positions began; they are stored as weights all the same
     match family {
         EncoderFamily::DistilBert => distilbert(fields),
@@ -90,22 +93,25 @@ fn bert(fields: &Fields<'_>, family: EncoderFamily) -> Result<EncoderConfig, Con
     let heads = fields.size("num_attention_heads", 12)?;
     divided(fields, ("hidden_size", hidden_size), ("num_attention_heads", heads))?;
     let hidden = fields.dropout("hidden_dropout_prob", 0.1)?;
+    let classifier = fields.dropout("classifier_dropout", hidden)?;
     Ok(EncoderConfig {
         family,
         vocab_size: fields.size("vocab_size", if roberta { 50265 } else { 30522 })?,
         hidden_size,
         intermediate_size: fields.size("intermediate_size", 3072)?,
-        layers: fields.size("num_hidden_layers", 12)?,
+        layers: layer_count(fields, "num_hidden_layers", 12)?,
         heads,
         max_positions: fields.size("max_position_embeddings", 512)?,
         types: fields.size("type_vocab_size", 2)?,
         activation: activation::read(fields, "hidden_act", Activation::Gelu)?,
         norm_eps: fields.positive("layer_norm_eps", 1e-12)?,
         pad_token: fields.token("pad_token_id", Some(roberta.into()))?,
+        tied: fields.flag("tie_word_embeddings", true)?,
         dropout: EncoderDropout {
             hidden,
             attention: fields.dropout("attention_probs_dropout_prob", 0.1)?,
-            classifier: fields.dropout("classifier_dropout", hidden)?,
+            classifier,
+            tokens: classifier,
         },
         common: common(fields, false)?,
     })
@@ -115,22 +121,25 @@ fn distilbert(fields: &Fields<'_>) -> Result<EncoderConfig, ConfigError> {
     let hidden_size = fields.size("dim", 768)?;
     let heads = fields.size("n_heads", 12)?;
     divided(fields, ("dim", hidden_size), ("n_heads", heads))?;
+    let hidden = fields.dropout("dropout", 0.1)?;
     Ok(EncoderConfig {
         family: EncoderFamily::DistilBert,
         vocab_size: fields.size("vocab_size", 30522)?,
         hidden_size,
         intermediate_size: fields.size("hidden_dim", 3072)?,
-        layers: fields.size("n_layers", 6)?,
+        layers: layer_count(fields, "n_layers", 6)?,
         heads,
         max_positions: fields.size("max_position_embeddings", 512)?,
         types: 0,
         activation: activation::read(fields, "activation", Activation::Gelu)?,
         norm_eps: 1e-12,
         pad_token: fields.token("pad_token_id", Some(0))?,
+        tied: fields.flag("tie_word_embeddings", true)?,
         dropout: EncoderDropout {
-            hidden: fields.dropout("dropout", 0.1)?,
+            hidden,
             attention: fields.dropout("attention_dropout", 0.1)?,
             classifier: fields.dropout("seq_classif_dropout", 0.2)?,
+            tokens: hidden,
         },
         common: common(fields, false)?,
     })

@@ -48,10 +48,24 @@ pub enum Head {
     /// Nothing: the file is of a base model.
     #[default]
     None,
-    /// Scores of the next token.
+    /// Scores of the next token; of a masked one, in models that read in both directions.
     Language,
-    /// Scores of this many classes.
+    /// Scores of this many classes for the whole input.
     Classes(usize),
+    /// Scores of this many classes for each token.
+    Tokens(usize),
+}
+
+/// What the scores of classes mean (`problem_type`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Problem {
+    /// One class is right: softmax and cross-entropy.
+    #[default]
+    SingleLabel,
+    /// Each class is right or wrong by itself: binary cross-entropy of each, and their mean.
+    MultiLabel,
+    /// Scores are the numbers that are wanted: mean squared error.
+    Regression,
 }
 
 /// What configurations of all families have in common.
@@ -63,8 +77,8 @@ pub struct Common {
     pub head: Head,
     /// Names of the classes, by class id; empty if there are none.
     pub labels: Vec<String>,
-    /// `problem_type`, if it is named.
-    pub problem_type: Option<String>,
+    /// What the scores of classes mean; if `problem_type` is missing, a single score is a number, and several are classes.
+    pub problem: Problem,
     /// In which type the weights were saved.
     pub dtype: Option<Dtype>,
     /// Keys that were not read and are not known to be without effect.
@@ -168,15 +182,28 @@ fn common(fields: &Fields<'_>, language: bool) -> Result<Common, ConfigError> {
         {
             Head::Classes(count)
         }
+        Some(name) if name.ends_with("ForTokenClassification") && !language => Head::Tokens(count),
+        Some(name) if name.ends_with("ForMaskedLM") && !language => Head::Language,
         Some(name) if name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel") => Head::Language,
         None if language => Head::Language,
         _ => Head::None,
     };
-    let problem_type = fields.text("problem_type")?.map(str::to_owned);
+    let problem = problem(fields, head)?;
     let dtype = dtype(fields)?;
     let model_type = fields.text("model_type")?.unwrap_or_default().to_owned();
     let unread = unread(fields);
-    Ok(Common { model_type, head, labels, problem_type, dtype, unread })
+    Ok(Common { model_type, head, labels, problem, dtype, unread })
+}
+
+fn problem(fields: &Fields<'_>, head: Head) -> Result<Problem, ConfigError> {
+    let known = "single_label_classification, multi_label_classification, regression";
+    match fields.text("problem_type")? {
+        None if head == Head::Classes(1) => Ok(Problem::Regression),
+        None | Some("single_label_classification") => Ok(Problem::SingleLabel),
+        Some("multi_label_classification") => Ok(Problem::MultiLabel),
+        Some("regression") => Ok(Problem::Regression),
+        Some(found) => Err(fields.unsupported("problem_type", &found.into(), known)),
+    }
 }
 
 /// Keys that nobody asked for and that may have an effect.
@@ -209,6 +236,13 @@ fn labels(fields: &Fields<'_>) -> Result<Vec<String>, ConfigError> {
     let name =
         |id: usize| map.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned).ok_or_else(wrong);
     (0..map.len()).map(name).collect()
+}
+
+/// The number of layers; bounded, because each takes a place in a list.
+fn layer_count(fields: &Fields<'_>, key: &str, default: usize) -> Result<usize, ConfigError> {
+    const MOST: usize = 10_000;
+    let count = fields.size(key, default)?;
+    if count <= MOST { Ok(count) } else { Err(fields.wrong(key, format!("at most {MOST}"), &count.into())) }
 }
 
 /// `whole / parts`, or the error that it does not come out even.

@@ -120,6 +120,23 @@ fn old_names_of_rope() {
 }
 
 #[test]
+fn heads_and_what_their_scores_mean() {
+    let common = |keys: Value| parse(keys).unwrap().common().clone();
+    let bert = |architecture: &str, count: usize| {
+        common(json!({"model_type": "bert", "architectures": [architecture], "num_labels": count}))
+    };
+    assert_eq!(bert("BertForTokenClassification", 5).head, Head::Tokens(5));
+    assert_eq!(bert("BertForMaskedLM", 2).head, Head::Language);
+    assert_eq!(bert("BertModel", 2).head, Head::None);
+    assert_eq!(bert("BertForSequenceClassification", 3).problem, Problem::SingleLabel);
+    // A single score is a number, as transformers has it.
+    assert_eq!(bert("BertForSequenceClassification", 1).problem, Problem::Regression);
+    assert_eq!(bert("BertForTokenClassification", 1).problem, Problem::SingleLabel);
+    let several = json!({"model_type": "vit", "problem_type": "multi_label_classification"});
+    assert_eq!(common(several).problem, Problem::MultiLabel);
+}
+
+#[test]
 fn what_is_not_understood_is_refused() {
     let refused = |keys: Value, message: &str| {
         let error = parse(keys).unwrap_err().to_string();
@@ -189,5 +206,12 @@ fn what_is_not_understood_is_refused() {
     refused(json!({"model_type": "bert", "is_decoder": true}), "key `is_decoder`: true is not supported");
     refused(json!({"model_type": "bert", "position_embedding_type": "relative_key"}), "absolute");
     refused(json!({"model_type": "vit", "patch_size": 300}), "exceeds `image_size`");
+    refused(
+        json!({"model_type": "distilbert", "n_layers": 2_000_000_000}),
+        "key `n_layers`: expected at most 10000",
+    );
+    refused(json!({"model_type": "vit", "num_hidden_layers": 2_000_000_000}), "at most 10000");
+    refused(json!({"model_type": "vit", "patch_size": [16, 8]}), "supported: square patches");
+    refused(json!({"model_type": "bert", "problem_type": "ranking"}), "key `problem_type`: \"ranking\"");
     refused(json!({"model_type": "clip", "vision_config": 3}), "key `vision_config`: expected an object");
 }

@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::{Activation, Common, ConfigError, activation, common, divided, unread};
+use super::{Activation, Common, ConfigError, activation, common, divided, layer_count, unread};
 
 /// Families of vision models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct VisionConfig {
     pub heads: usize,
     /// Height and width of images, in pixels.
     pub image_size: (usize, usize),
-    /// Height and width of patches, in pixels.
+    /// Height and width of patches, in pixels; both are the same.
     pub patch_size: (usize, usize),
     /// Channels of images.
     pub channels: usize,
@@ -107,6 +107,10 @@ pub(super) fn read(fields: &Fields<'_>, family: VisionFamily) -> Result<VisionCo
             fields.contradiction(format!("`patch_size` {patch_size:?} exceeds `image_size` {image_size:?}"))
         );
     }
+    if patch_size.0 != patch_size.1 {
+        let found = serde_json::json!([patch_size.0, patch_size.1]);
+        return Err(fields.unsupported("patch_size", &found, "square patches"));
+    }
     if clip {
         fields.size("projection_dim", 512)?;
     }
@@ -116,7 +120,7 @@ pub(super) fn read(fields: &Fields<'_>, family: VisionFamily) -> Result<VisionCo
         family,
         hidden_size,
         intermediate_size: fields.size("intermediate_size", 3072)?,
-        layers: fields.size("num_hidden_layers", 12)?,
+        layers: layer_count(fields, "num_hidden_layers", 12)?,
         heads,
         image_size,
         patch_size,
@@ -174,7 +178,7 @@ fn text(fields: &Fields<'_>) -> Result<ClipTextConfig, ConfigError> {
         vocab_size: fields.size("vocab_size", 49408)?,
         hidden_size,
         intermediate_size: fields.size("intermediate_size", 2048)?,
-        layers: fields.size("num_hidden_layers", 12)?,
+        layers: layer_count(fields, "num_hidden_layers", 12)?,
         heads,
         max_positions: fields.size("max_position_embeddings", 77)?,
         activation: activation::read(fields, "hidden_act", Activation::QuickGelu)?,

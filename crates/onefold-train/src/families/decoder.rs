@@ -20,7 +20,7 @@ fn head(list: &mut List, config: &DecoderConfig) {
             list.weight(Role::Head, "lm_head", &[config.vocab_size, config.hidden_size]);
         }
         Head::Classes(classes) => list.weight(Role::Head, "score", &[classes, config.hidden_size]),
-        Head::Language | Head::None => {}
+        Head::Language | Head::Tokens(_) | Head::None => {}
     }
 }
 

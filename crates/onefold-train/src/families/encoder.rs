@@ -1,6 +1,6 @@
 //! Tensors of text encoders.
 
-use super::{List, Role, TensorSpec};
+use super::{List, Part, Role, TensorSpec};
 use crate::config::{EncoderConfig, EncoderFamily, Head};
 
 /// Names of one family's modules.
@@ -70,9 +70,17 @@ pub(super) fn tensors(config: &EncoderConfig) -> Vec<TensorSpec> {
 }
 
 fn head(list: &mut List, config: &EncoderConfig) {
-    let Head::Classes(classes) = config.common.head else { return };
-    let width = config.hidden_size;
     list.under("");
+    match config.common.head {
+        Head::None => {}
+        Head::Classes(classes) => classify(list, config, classes),
+        Head::Tokens(classes) => list.linear(Role::Head, "classifier", classes, config.hidden_size, true),
+        Head::Language => masked(list, config),
+    }
+}
+
+fn classify(list: &mut List, config: &EncoderConfig, classes: usize) {
+    let width = config.hidden_size;
     match config.family {
         EncoderFamily::Bert => {
             list.linear(Role::Pooler, "bert.pooler.dense", width, width, true);
@@ -86,5 +94,42 @@ fn head(list: &mut List, config: &EncoderConfig) {
             list.linear(Role::HeadDense, "pre_classifier", width, width, true);
             list.linear(Role::Head, "classifier", classes, width, true);
         }
+    }
+}
+
+/// Modules of the head that scores masked words: the dense layer, its norm, the map to words, and what its bias is called.
+fn masked_names(family: EncoderFamily) -> [&'static str; 4] {
+    match family {
+        EncoderFamily::Bert => [
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.decoder",
+            "cls.predictions.bias",
+        ],
+        EncoderFamily::Roberta => ["lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"],
+        EncoderFamily::DistilBert => {
+            ["vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"]
+        }
+    }
+}
+
+fn masked(list: &mut List, config: &EncoderConfig) {
+    let width = config.hidden_size;
+    let [dense, norm, map, bias] = masked_names(config.family);
+    list.linear(Role::HeadDense, dense, width, width, true);
+    list.layer_norm(Role::HeadNorm, norm, width);
+    if !config.tied {
+        list.weight(Role::Head, map, &[config.vocab_size, width]);
+    }
+    list.bare(Role::Head, Part::Bias, bias, &[config.vocab_size]);
+}
+
+/// What a tensor of the head that scores masked words is a copy of.
+pub(super) fn tied(config: &EncoderConfig, name: &str) -> Option<(Role, Part)> {
+    let [_, _, map, bias] = masked_names(config.family);
+    match name.strip_prefix(map)? {
+        ".weight" if config.tied => Some((Role::TokenEmbedding, Part::Weight)),
+        ".bias" if name != bias => Some((Role::Head, Part::Bias)),
+        _ => None,
     }
 }

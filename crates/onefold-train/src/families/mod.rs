@@ -4,6 +4,7 @@
 //! (`model.`, `transformer.`, `bert.` …), and [`find()`] accepts both. It reports everything that is missing or
 //! misshapen together.
 
+mod architecture;
 mod decoder;
 mod encoder;
 mod find;
@@ -11,7 +12,8 @@ mod vision;
 
 use std::borrow::Cow;
 
-use crate::config::ModelConfig;
+pub use self::architecture::architecture;
+use crate::config::{Head, ModelConfig};
 pub use find::{FamilyError, Found, find};
 
 /// What a tensor does, whatever its family calls it.
@@ -49,6 +51,8 @@ pub enum Role {
     Pooler,
     /// A dense layer before the head.
     HeadDense,
+    /// Behind that.
+    HeadNorm,
     Head,
     /// Into the space in which image and text meet.
     Projection,
@@ -76,6 +80,8 @@ pub enum Half {
     Text,
     /// Clip's image half.
     Vision,
+    /// The head of one of several tasks.
+    Task(u32),
 }
 
 /// A tensor that a model has.
@@ -118,6 +124,18 @@ pub fn base_prefix(config: &ModelConfig) -> &'static str {
         },
         ModelConfig::Vision(config) if config.family == VisionFamily::Vit => "vit.",
         ModelConfig::Vision(_) | ModelConfig::Clip(_) => "",
+    }
+}
+
+/// What a further tensor of a file is a copy of: heads that are tied to the embedding are stored all the same in some.
+pub(crate) fn tied(config: &ModelConfig, name: &str) -> Option<(Role, Part)> {
+    let common = config.common();
+    match config {
+        ModelConfig::Decoder(config) if config.tied && common.head == Head::Language => {
+            (name == "lm_head.weight").then_some((Role::TokenEmbedding, Part::Weight))
+        }
+        ModelConfig::Encoder(config) if common.head == Head::Language => encoder::tied(config, name),
+        _ => None,
     }
 }
 

@@ -23,7 +23,7 @@ fn variants() -> Vec<(String, ModelConfig, Checkpoint)> {
         let name = dir.file_name().unwrap().to_str().unwrap().to_owned();
         variants.push((name, ModelConfig::open(&dir).unwrap(), weights));
     }
-    assert!(variants.len() >= 30);
+    assert!(variants.len() >= 38);
     variants
 }
 
@@ -49,6 +49,7 @@ fn every_tensor_has_its_gradient() {
         let gradients: BTreeSet<_> = golden["gradients"].as_object().unwrap().keys().cloned().collect();
         assert_eq!(names, gradients, "{name}");
         assert_eq!(golden["trace"].as_array().unwrap().len(), 21);
+        assert_eq!(golden["architecture"], architecture(&config), "{name}");
     }
 }
 
@@ -84,4 +85,30 @@ fn all_problems_are_reported_together() {
     assert!(error.contains("2 tensors are not as config.json says"), "{error}");
     assert!(error.contains("`model.norm.weight` of shape [32] is missing"), "{error}");
     assert!(error.contains("k_proj.weight` has shape [64, 32], expected [16, 32]"), "{error}");
+}
+
+/// Heads of masked words that files store once more.
+#[test]
+fn tied_names_of_masked_heads() {
+    let variants = variants();
+    let config = |name: &str| variants.iter().find(|(found, ..)| found == name).unwrap().1.clone();
+    let (embedding, bias) = ((Role::TokenEmbedding, Part::Weight), (Role::Head, Part::Bias));
+    for (name, stored, expected) in [
+        ("bert_masked", "cls.predictions.decoder.weight", Some(embedding)),
+        ("bert_masked", "cls.predictions.decoder.bias", Some(bias)),
+        ("bert_masked", "cls.seq_relationship.weight", None),
+        ("roberta_masked", "lm_head.decoder.weight", Some(embedding)),
+        ("roberta_masked", "lm_head.decoder.bias", Some(bias)),
+        ("distilbert_masked", "vocab_projector.weight", Some(embedding)),
+        ("distilbert_masked", "vocab_projector.bias", None), // it is the head's own
+        ("bert", "cls.predictions.decoder.weight", None),
+        ("llama_gqa", "lm_head.weight", Some(embedding)),
+    ] {
+        assert_eq!(tied(&config(name), stored), expected, "{name} {stored}");
+    }
+    let ModelConfig::Encoder(mut encoder) = config("bert_masked") else { panic!() };
+    encoder.tied = false;
+    let config = ModelConfig::Encoder(encoder);
+    assert_eq!(tied(&config, "cls.predictions.decoder.weight"), None);
+    assert!(tensors(&config).iter().any(|spec| spec.name == "cls.predictions.decoder.weight"));
 }

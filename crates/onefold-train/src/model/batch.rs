@@ -4,7 +4,8 @@
 //! operator panic.
 
 use onefold_engine::cpu::attention::Segment;
-use onefold_engine::cpu::loss::Rows;
+
+use super::targets::Targets;
 
 /// Rows that a batch may have: the coins of attention dropout are counted in 24 bits.
 pub(super) const MOST_ROWS: usize = 1 << 24;
@@ -19,6 +20,9 @@ pub struct Sequence<'a> {
     /// Classes to be learnt, below 0 for none: one per token (for a language model the *next* token, see
     /// [`next_tokens`]), or one for the sequence if the head classifies sequences. Empty if there is nothing to learn.
     pub targets: &'a [i32],
+    /// Numbers to be learnt instead of classes (regression, several labels): one per score of the head, for each answer.
+    /// Without `targets` they all count; with them, those whose target is not below 0.
+    pub values: &'a [f32],
     /// Weight of each target in the objective.
     pub weight: f32,
     /// The learning task.
@@ -42,9 +46,7 @@ pub struct Batch {
     types: Vec<u32>,
     positions: Vec<u32>,
     segments: Vec<Segment>,
-    targets: Vec<i32>,
-    weights: Vec<f32>,
-    tasks: Vec<u32>,
+    targets: Targets,
 }
 
 /// What a model can take.
@@ -115,6 +117,66 @@ pub enum BatchError {
         /// For what each answer is.
         per: &'static str,
     },
+    /// Not a number for each score of each answer.
+    #[error(
+        "the batch has {found} numbers to be learnt, the head needs {expected}: numbers for regression and several labels \
+         (one per score of each answer), classes for everything else"
+    )]
+    Values {
+        /// Numbers.
+        found: usize,
+        /// Scores.
+        expected: usize,
+    },
+    /// What is to be learnt is no number.
+    #[error("number {position} to be learnt is {value}")]
+    BadValue {
+        /// Which, from 0.
+        position: usize,
+        /// NaN or infinite, in words: those have no equality.
+        value: String,
+    },
+    /// A text without the token whose row speaks for it.
+    #[error(
+        "sequence {sequence} does not contain the token {token} that ends a text; tokenize it with the model's own special tokens"
+    )]
+    NoEnd {
+        /// Which, from 0.
+        sequence: usize,
+        /// The token.
+        token: u32,
+    },
+    /// An image of another shape.
+    #[error(
+        "image {image} has {found:?} channels, rows and columns, the model takes {expected:?}; use the image processor of the \
+         model"
+    )]
+    ImageSize {
+        /// Which, from 0.
+        image: usize,
+        /// Its shape.
+        found: [usize; 3],
+        /// The model's.
+        expected: [usize; 3],
+    },
+    /// More or fewer numbers than the shape says.
+    #[error("image {image} has {found} values, its shape {shape:?} has {expected}", expected = shape.iter().product::<usize>())]
+    Pixels {
+        /// Which, from 0.
+        image: usize,
+        /// Values.
+        found: usize,
+        /// Its shape.
+        shape: [usize; 3],
+    },
+    /// Pairs of images and texts that are none.
+    #[error("{images} images and {texts} texts are no pairs")]
+    Pairs {
+        /// Images.
+        images: usize,
+        /// Texts.
+        texts: usize,
+    },
     /// A class that the head does not have.
     #[error("target {position} is {target}, the head has {classes} classes")]
     UnknownTarget {
@@ -137,24 +199,15 @@ pub enum BatchError {
     },
 }
 
-/// For what a head gives an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answers {
-    PerToken,
-    PerSequence,
-}
-
 impl Batch {
     /// Takes everything out; the memory stays.
     pub fn clear(&mut self) {
-        let Self { ids, types, positions, segments, targets, weights, tasks } = self;
+        let Self { ids, types, positions, segments, targets } = self;
         ids.clear();
         types.clear();
         positions.clear();
         segments.clear();
         targets.clear();
-        weights.clear();
-        tasks.clear();
     }
 
     /// Adds a sequence behind the others.
@@ -165,9 +218,8 @@ impl Batch {
         // Type 0 where the caller has left types out.
         self.types.extend(sequence.types.iter().copied().chain(std::iter::repeat(0)).take(len));
         self.positions.extend((0..=u32::MAX).take(len));
-        self.targets.extend_from_slice(sequence.targets);
-        self.weights.resize(self.targets.len(), sequence.weight);
-        self.tasks.resize(self.targets.len(), sequence.task);
+        let Sequence { targets, values, weight, task, .. } = *sequence;
+        self.targets.push((targets, values), weight, task);
     }
 
     /// Adds one token of a sequence whose earlier ones are in a cache.
@@ -203,9 +255,9 @@ impl Batch {
         &self.segments
     }
 
-    /// Targets with their weights and tasks.
-    pub fn targets(&self) -> Rows<'_> {
-        Rows { targets: &self.targets, weights: Some(&self.weights), tasks: Some(&self.tasks) }
+    /// What is to be learnt.
+    pub fn targets(&self) -> &Targets {
+        &self.targets
     }
 
     /// Tokens of the longest sequence.
@@ -246,26 +298,6 @@ impl Batch {
         let token = row - self.segments[sequence].query;
         Err(BatchError::UnknownId { sequence, token, what, id: ids[row], size })
     }
-
-    /// Judges the targets.
-    pub(super) fn check_targets(&self, per: Answers, classes: usize, tasks: usize) -> Result<(), BatchError> {
-        let (expected, per) = match per {
-            Answers::PerToken => (self.rows(), "one per token"),
-            Answers::PerSequence => (self.segments.len(), "one per sequence"),
-        };
-        let found = self.targets.len();
-        if found != expected {
-            return Err(BatchError::Targets { found, expected, per });
-        }
-        let beyond = |target: &i32| usize::try_from(*target).is_ok_and(|target| target >= classes);
-        if let Some(position) = self.targets.iter().position(beyond) {
-            return Err(BatchError::UnknownTarget { position, target: self.targets[position], classes });
-        }
-        match self.tasks.iter().position(|task| *task as usize >= tasks) {
-            Some(position) => Err(BatchError::UnknownTask { position, task: self.tasks[position], tasks }),
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -290,7 +322,9 @@ mod tests {
         assert_eq!(batch.positions(), [0, 1, 2, 0]);
         assert_eq!(batch.types(), [0; 4]);
         assert_eq!(batch.segments(), [Segment::new(0, 3), Segment::new(3, 1)]);
-        assert_eq!((batch.targets, batch.weights[3], batch.tasks[0]), (vec![2, 3, -1, -1], 0.5, 1));
+        let rows = batch.targets().rows();
+        assert_eq!(rows.targets, [2, 3, -1, -1]);
+        assert_eq!((rows.weights.unwrap()[3], rows.tasks.unwrap()[0]), (0.5, 1));
         batch = self::batch(&[&[1]]);
         batch.clear();
         assert_eq!(batch, Batch::default());
@@ -318,25 +352,5 @@ mod tests {
         typed.push(&Sequence { ids: &[1, 1], types: &[0, 2], ..Sequence::default() });
         let error = typed.check(&LIMITS).unwrap_err().to_string();
         assert!(error.starts_with("sequence 0, token 1: token type id 2 is not below 2"), "{error}");
-    }
-
-    #[test]
-    fn targets_that_the_head_does_not_have_are_refused() {
-        let mut batch = batch(&[&[1, 2, 3]]);
-        assert_eq!(batch.check_targets(Answers::PerToken, 4, 2), Ok(()));
-        let refused = |per, classes, tasks, message: &str| {
-            let error = batch.check_targets(per, classes, tasks).unwrap_err().to_string();
-            assert!(error.starts_with(message), "{error}");
-        };
-        refused(
-            Answers::PerSequence,
-            4,
-            2,
-            "the batch has 3 targets, the head gives 1 answers (one per sequence)",
-        );
-        refused(Answers::PerToken, 3, 2, "target 1 is 3, the head has 3 classes");
-        refused(Answers::PerToken, 4, 1, "target 0 is of task 1, there are 1");
-        batch.targets.pop();
-        assert!(batch.check_targets(Answers::PerToken, 4, 2).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Tokens to rows: token, position and type embeddings, their norm and dropout.
 
+use onefold_engine::cpu::attention::Segment;
 use onefold_engine::cpu::embedding::{self, Groups, Lookup};
 use onefold_engine::cpu::norm::{Input, Kind};
 use onefold_engine::{Buffer, Write};
@@ -10,6 +11,7 @@ use super::memory::{BatchShape, held, size};
 use super::norm::Norm;
 use super::parameters::{ParameterId, Parameters, Part};
 use super::pass::{Pass, Site};
+use super::tower::Embed;
 use crate::families::{Half, Role};
 
 /// What a configuration says of the embedding.
@@ -114,13 +116,36 @@ impl Embedding {
         Some(Self { tables, norm, width, dropout, first_position, limits })
     }
 
-    /// Width of the rows.
-    pub fn width(&self) -> usize {
+    /// What a batch may contain.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+impl Embed for Embedding {
+    type Batch = Batch;
+    type Saved = EmbeddingSaved;
+
+    fn lay_out(&self, batch: &Batch, segments: &mut Vec<Segment>) -> Result<(), BatchError> {
+        batch.check(&self.limits)?;
+        segments.clear();
+        segments.extend_from_slice(batch.segments());
+        Ok(())
+    }
+
+    fn positions(batch: &Batch) -> &[u32] {
+        batch.positions()
+    }
+
+    fn width(&self) -> usize {
         self.width
     }
 
-    /// Bytes that come to be held.
-    pub(super) fn bytes(&self, shape: &BatchShape) -> usize {
+    fn held_bytes(saved: &EmbeddingSaved) -> usize {
+        saved.bytes()
+    }
+
+    fn bytes_for(&self, shape: &BatchShape) -> usize {
         let matrix = size(shape.rows * self.width);
         let norm = self.norm.map_or(0, |norm| {
             let gradient = if shape.training() { matrix } else { 0 };
@@ -130,23 +155,7 @@ impl Embedding {
         norm + groups + shape.rows * size_of::<u32>()
     }
 
-    /// What a batch may contain.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// Writes the rows of the batch to `y`.
-    ///
-    /// # Errors
-    /// If the batch does not fit the tables.
-    pub fn forward(
-        &self,
-        pass: &Pass<'_>,
-        batch: &Batch,
-        y: &mut Buffer,
-        saved: &mut EmbeddingSaved,
-    ) -> Result<(), BatchError> {
-        batch.check(&self.limits)?;
+    fn forward(&self, pass: &Pass<'_>, batch: &Batch, y: &mut Buffer, saved: &mut EmbeddingSaved) {
         let EmbeddingSaved { positions, sum, statistics, .. } = saved;
         positions.clear();
         positions.extend(batch.positions().iter().map(|position| position + self.first_position));
@@ -167,17 +176,9 @@ impl Embedding {
         if let Some(dropout) = pass.dropout(self.dropout, Site::Embeddings) {
             dropout.apply(y);
         }
-        Ok(())
     }
 
-    /// Gradients of the parameters for `d`, the gradient of the rows, which is used up.
-    pub(super) fn backward(
-        &self,
-        back: &mut Backward<'_>,
-        batch: &Batch,
-        d: &mut Buffer,
-        saved: &mut EmbeddingSaved,
-    ) {
+    fn backward(&self, back: &mut Backward<'_>, batch: &Batch, d: &mut Buffer, saved: &mut EmbeddingSaved) {
         let EmbeddingSaved { positions, sum, statistics, d_sum, groups } = saved;
         if let Some(dropout) = back.pass.dropout(self.dropout, Site::Embeddings) {
             dropout.apply(d);

@@ -12,6 +12,28 @@ pub enum ModelError {
         /// Its `model_type`.
         model_type: String,
     },
+    /// The model does not look at images.
+    #[error("a model of type `{model_type}` does not classify images")]
+    NotVision {
+        /// Its `model_type`.
+        model_type: String,
+    },
+    /// The model does not compare images and texts.
+    #[error("a model of type `{model_type}` does not compare images and texts: that does clip")]
+    NotClip {
+        /// Its `model_type`.
+        model_type: String,
+    },
+    /// A classifier of another model.
+    #[error(
+        "the vectors of classes have {found} elements, the model's have {expected}; make them with the same model"
+    )]
+    VectorWidth {
+        /// Elements of the classes' vectors.
+        found: usize,
+        /// Elements of the model's.
+        expected: usize,
+    },
     /// The batch does not fit.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -21,6 +43,12 @@ pub enum ModelError {
          checkpoint saved with its head"
     )]
     NoHead,
+    /// A task without a head of its own.
+    #[error("task {task} has no head; add it to the parameters before the model is built")]
+    NoTaskHead {
+        /// The task.
+        task: u32,
+    },
     /// Scores of tokens are asked of a classifier.
     #[error(
         "the model's head classifies sequences and gives no scores of tokens; use a checkpoint of a language model"

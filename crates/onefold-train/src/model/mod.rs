@@ -23,6 +23,7 @@
 
 mod attention;
 mod batch;
+mod clip;
 mod embedding;
 mod error;
 mod feed_forward;
@@ -36,25 +37,34 @@ mod norm;
 mod parameters;
 mod pass;
 mod stack;
+mod targets;
 #[cfg(test)]
 mod testing;
 mod text;
+mod tower;
+mod vision;
 
 pub use attention::{Attention, AttentionSaved, AttentionSettings};
 pub use batch::{Batch, BatchError, Limits, Sequence, next_tokens};
+pub use clip::{ClassVectors, ClipModel};
 pub use embedding::{Embedding, EmbeddingSaved, EmbeddingSettings};
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardSaved};
 pub use gradients::{GradientSink, Gradients};
-pub use head::{ClassHead, ClassSaved, HeadSettings, LanguageHead, LanguageScratch};
+pub use head::{
+    ClassHead, ClassSaved, ClassSettings, HeadSettings, LanguageHead, LanguageScratch, LanguageSettings,
+    TransformSettings,
+};
 pub use layer::{Layer, LayerSaved, LayerSettings, Placement, Scratch};
 pub use linear::{Linear, LinearSaved};
 pub use memory::BatchShape;
 pub use norm::Norm;
 pub use parameters::{
-    AdaptError, AdapterSettings, Factor, Origin, Parameter, ParameterId, Parameters, ParametersError, Part,
-    SaveError, Trained,
+    AdaptError, AdapterSettings, Factor, HeadError, HeadStart, Origin, Parameter, ParameterId, Parameters,
+    ParametersError, Part, SaveError, Trained,
 };
 pub use pass::{Coins, Pass};
 pub use stack::{Activations, Keep, Stack};
-pub use text::{TextModel, Training};
+pub use targets::Targets;
+pub use text::{SentenceError, SentencePooling, TextModel, Training};
+pub use vision::{Image, ImageBatch, VisionModel};

@@ -6,10 +6,13 @@ use onefold_engine::cpu::rope::Table;
 use onefold_runtime::Stream;
 
 use super::parameters::Parameters;
+use crate::families::Half;
 
 /// One way through the model.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
+    /// Of the model, the part that is passed.
+    pub half: Half,
     /// The numbers.
     pub parameters: &'a Parameters,
     /// Sequences.
@@ -46,11 +49,27 @@ pub(super) enum Site {
     Attended(usize),
     /// What a layer's feed-forward block adds.
     Fed(usize),
+    /// What the head reads.
+    Pooled,
+    /// What the dense layer of the head gives.
+    Features,
     /// What the adapter of a weight takes in.
     Adapter(usize),
 }
 
 impl Pass<'_> {
+    /// Rows of all sequences.
+    pub(super) fn rows(&self) -> usize {
+        self.segments.last().map_or(0, |last| last.query + last.queries)
+    }
+
+    /// Where sequences begin, and where the last one ends.
+    pub(super) fn bounds(&self, bounds: &mut Vec<usize>) {
+        bounds.clear();
+        bounds.reserve_exact(self.segments.len() + 1);
+        bounds.extend(self.segments.iter().map(|segment| segment.query).chain([self.rows()]));
+    }
+
     /// The mask of a place; `None` if nothing is dropped.
     pub(super) fn dropout(&self, rate: f64, site: Site) -> Option<Dropout> {
         let stream = self.stream(rate, site)?;
@@ -65,6 +84,6 @@ impl Pass<'_> {
 
     fn stream(&self, rate: f64, site: Site) -> Option<Stream> {
         let coins = self.coins.filter(|_| rate > 0.0)?;
-        Some(Stream::new(coins.seed, "dropout", &format!("{}:{site:?}", coins.micro_batch)))
+        Some(Stream::new(coins.seed, "dropout", &format!("{}:{:?}:{site:?}", coins.micro_batch, self.half)))
     }
 }

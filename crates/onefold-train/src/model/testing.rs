@@ -51,13 +51,23 @@ impl Golden {
     }
 
     /// Rows of a matrix of inputs.
-    pub(super) fn input(&self, key: &str) -> Option<Vec<Vec<i64>>> {
+    pub(super) fn input(&self, key: &str) -> Option<Vec<Vec<f64>>> {
         let rows = self.values["inputs"].get(key)?.as_array().unwrap();
-        let row = |row: &Value| match row.as_array() {
-            Some(row) => row.iter().map(|value| value.as_i64().unwrap()).collect(),
-            None => vec![row.as_i64().unwrap()],
+        let row = |row: &Value| {
+            let mut numbers = Vec::new();
+            flatten(row, &mut numbers);
+            numbers
         };
         Some(rows.iter().map(row).collect())
+    }
+
+    #[track_caller]
+    pub(super) fn assert_close(&self, found: &[f32], expected: &[f64]) {
+        assert_eq!(found.len(), expected.len(), "{}", self.name);
+        for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let off = (f64::from(*found) - expected).abs();
+            assert!(off < 2e-5 * expected.abs().max(1.0), "{} [{i}]: {found} {expected}", self.name);
+        }
     }
 
     /// Losses after each step, in the order of the trace.

@@ -6,7 +6,7 @@ use super::DecoderFamily::{self, Gemma2, Gemma3, Gpt2, Llama, Mistral, Phi3, Qwe
 use super::{AttentionScale, DecoderBias, DecoderConfig, DecoderDropout, DecoderNorm, LayerKind, Positions};
 use crate::config::fields::Fields;
 use crate::config::rope::{self, RopeDefaults};
-use crate::config::{Activation, Common, ConfigError, activation, common, divided};
+use crate::config::{Activation, Common, ConfigError, activation, common, divided, layer_count};
 
 /// Defaults of a family's configuration class.
 struct Defaults {
@@ -229,13 +229,6 @@ fn layers(
         return Err(fields.missing("sliding_window"));
     }
     Ok((kinds, window.filter(|_| slides)))
-}
-
-/// The number of layers; bounded, because each takes a place in a list.
-fn layer_count(fields: &Fields<'_>, key: &str, default: usize) -> Result<usize, ConfigError> {
-    const MOST: usize = 10_000;
-    let count = fields.size(key, default)?;
-    if count <= MOST { Ok(count) } else { Err(fields.wrong(key, format!("at most {MOST}"), &count.into())) }
 }
 
 /// `layer_types` if it is there, else by rule.

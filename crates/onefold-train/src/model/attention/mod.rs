@@ -42,6 +42,25 @@ pub struct AttentionSettings {
     pub dropout: f64,
 }
 
+impl AttentionSettings {
+    /// Of encoders: each head has its own keys and values, and scores are divided by the root of its length.
+    pub fn plain(width: usize, heads: usize, mask: Mask, dropout: f64) -> Self {
+        let head_dim = width / heads;
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        Self {
+            heads,
+            kv_heads: heads,
+            head_dim,
+            scale,
+            cap: None,
+            mask,
+            rope: None,
+            head_norm: None,
+            dropout,
+        }
+    }
+}
+
 /// An attention block.
 #[derive(Debug, Clone)]
 pub struct Attention {

@@ -19,6 +19,7 @@ use super::batch::{Batch, MOST_ROWS, Sequence};
 use super::error::ModelError;
 use super::parameters::Parameters;
 use super::text::TextModel;
+use super::tower::Cached;
 
 /// How texts go on.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,7 +174,7 @@ impl Run {
         parameters: &Parameters,
         rows: &[u32],
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        let place = (&mut self.cache[..], &self.segments[..], &self.cache_rows[..]);
+        let place = Cached { layers: &mut self.cache, segments: &self.segments, rows: &self.cache_rows };
         let scores = model.next_scores(parameters, &self.batch, place, rows)?.to_vec();
         let vocabulary = scores.len() / rows.len();
         Ok(scores.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect())

@@ -49,7 +49,7 @@ pub fn score(
     }
     let mut losses = Losses::new(1);
     model.evaluate(parameters, &batch, Objective::CROSS_ENTROPY, &mut losses)?;
-    let mut rows = losses.rows.iter().zip(batch.targets().targets);
+    let mut rows = losses.rows.iter().zip(batch.targets().rows().targets);
     let score = |one: &Continuation<'_>| {
         let mut score = Score { log_likelihood: 0.0, greedy: true };
         let own = rows.by_ref().take(one.context.len() + one.text.len());

@@ -29,7 +29,7 @@ impl Layer {
         self.feed_forward.forward(pass, second, delta, &mut saved.feed_forward, linear);
         post_norm(self, pass, FEED_FORWARD, &mut saved.raw, &mut saved.post_statistics, delta);
         y.resize(x.len());
-        match pass.dropout(self.dropout, self.site(FEED_FORWARD)) {
+        match self.coins(pass, FEED_FORWARD) {
             Some(dropout) => dropout.add(y, sum, delta),
             None => elementwise::sum(y, sum, delta),
         }

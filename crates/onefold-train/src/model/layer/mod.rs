@@ -12,6 +12,7 @@ mod after;
 mod before;
 mod memory;
 
+use onefold_engine::cpu::dropout::Dropout;
 use onefold_engine::cpu::norm::Kind;
 use onefold_engine::{Buffer, Write};
 
@@ -51,8 +52,8 @@ pub struct LayerSettings {
     pub attention: AttentionSettings,
     /// Function of the feed-forward block.
     pub activation: Activation,
-    /// Probability of dropping elements of what a block adds.
-    pub dropout: f64,
+    /// Probabilities of dropping elements of what attention and the feed-forward block add.
+    pub dropout: [f64; 2],
 }
 
 /// A layer.
@@ -66,7 +67,7 @@ pub struct Layer {
     feed_forward: FeedForward,
     /// Behind the blocks, besides the others.
     post_norms: Option<[Norm; 2]>,
-    dropout: f64,
+    dropout: [f64; 2],
 }
 
 /// What the forward pass leaves, beside the layer's input.
@@ -176,19 +177,21 @@ impl Layer {
         &self.attention
     }
 
-    fn site(&self, part: usize) -> Site {
-        if part == ATTENTION { Site::Attended(self.number) } else { Site::Fed(self.number) }
+    /// The mask of what a block adds.
+    fn coins(&self, pass: &Pass<'_>, part: usize) -> Option<Dropout> {
+        let site = if part == ATTENTION { Site::Attended(self.number) } else { Site::Fed(self.number) };
+        pass.dropout(self.dropout[part], site)
     }
 
     fn drop_out(&self, pass: &Pass<'_>, part: usize, delta: &mut Buffer) {
-        if let Some(dropout) = pass.dropout(self.dropout, self.site(part)) {
+        if let Some(dropout) = self.coins(pass, part) {
             dropout.apply(delta);
         }
     }
 
     /// The gradient of what a block adds before dropout, in `space` if it is not `d` itself.
     fn dropped<'a>(&self, pass: &Pass<'_>, part: usize, d: &'a Buffer, space: &'a mut Buffer) -> &'a Buffer {
-        let Some(dropout) = pass.dropout(self.dropout, self.site(part)) else { return d };
+        let Some(dropout) = self.coins(pass, part) else { return d };
         space.resize(d.len());
         dropout.apply_to(space, d, Write::Set);
         space

@@ -8,8 +8,8 @@ use onefold_engine::{Buffer, Half as HalfWeight, HalfBits, HalfDtype};
 use rayon::prelude::*;
 
 use super::{Kept, Origin, Parameter, ParameterId, Parameters, Part, Value};
-use crate::config::{Head, ModelConfig};
-use crate::families::{FamilyError, Role, TensorSpec, find};
+use crate::config::ModelConfig;
+use crate::families::{FamilyError, Role, TensorSpec, find, tied};
 
 /// A checkpoint that cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -82,25 +82,23 @@ impl Parameters {
             entry.spec().map(|spec| ((spec.half, spec.layer, spec.role, spec.part), ParameterId(index)))
         };
         let places = entries.iter().enumerate().filter_map(place).collect();
-        Self { config, entries, places, adapters: Default::default(), kept: Vec::new(), notes: Vec::new() }
+        let (adapters, heads) = Default::default();
+        Self { config, entries, places, adapters, heads, kept: Vec::new(), notes: Vec::new() }
     }
 
     /// What becomes of a tensor that the model has no role for.
     fn keep(&mut self, name: &str, tensor: &Tensor) -> Kept {
-        let tied = matches!(&self.config, ModelConfig::Decoder(config)
-            if config.tied && config.common.head == Head::Language);
-        let embedding = self.find(Default::default(), None, Role::TokenEmbedding, Part::Weight);
-        let Some(id) = embedding.filter(|_| tied && name == "lm_head.weight") else {
-            return Kept::AsStored(tensor.clone());
+        let tied = tied(&self.config, name);
+        let original = tied.and_then(|(role, part)| self.find(Default::default(), None, role, part));
+        let Some(id) = original else { return Kept::AsStored(tensor.clone()) };
+        let Origin::Stored { tensor: original, .. } = &self[id].origin else {
+            unreachable!("what is found by its role is stored")
         };
-        let Origin::Stored { tensor: embedding, .. } = &self[id].origin else {
-            unreachable!("embeddings are stored")
-        };
-        if !same(embedding, tensor) {
+        if !same(original, tensor) {
+            let original = &self[id].name;
             self.notes.push(format!(
-                "`{name}` differs from `{}`, to which config.json ties it (`tie_word_embeddings`): the embedding is used for \
-                 both, and written for both",
-                self[id].name
+                "`{name}` differs from `{original}`, to which config.json ties it (`tie_word_embeddings`): `{original}` is \
+                 used for both, and written for both"
             ));
         }
         Kept::Tied(id)

@@ -4,6 +4,7 @@
 //! vectors are widened. Where a tensor came from is remembered, so that what was not trained is written back byte for byte.
 
 mod adapt;
+mod heads;
 mod load;
 mod save;
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ops::Index;
 
-use onefold_checkpoint::Tensor;
+use onefold_checkpoint::{Dtype, Tensor};
 use onefold_engine::{Buffer, Half as HalfWeight, Weight};
 
 use crate::config::ModelConfig;
@@ -20,6 +21,7 @@ pub use crate::families::Part;
 use crate::families::{Half, Role, TensorSpec};
 pub(super) use adapt::Adapter;
 pub use adapt::{AdaptError, AdapterSettings};
+pub use heads::{HeadError, HeadStart};
 pub use load::ParametersError;
 pub use save::SaveError;
 
@@ -67,6 +69,13 @@ pub enum Origin {
         /// Which part.
         factor: Factor,
     },
+    /// A task whose head was added.
+    Head {
+        /// What it does.
+        spec: TensorSpec,
+        /// In which type it is written.
+        dtype: Dtype,
+    },
 }
 
 /// Part of an adapter.
@@ -102,7 +111,7 @@ impl Parameter {
     /// What it does, unless it is part of an adapter.
     pub fn spec(&self) -> Option<&TensorSpec> {
         match &self.origin {
-            Origin::Stored { spec, .. } => Some(spec),
+            Origin::Stored { spec, .. } | Origin::Head { spec, .. } => Some(spec),
             Origin::Adapter { .. } => None,
         }
     }
@@ -134,6 +143,8 @@ pub struct Parameters {
     entries: Vec<Parameter>,
     places: BTreeMap<Place, ParameterId>,
     adapters: BTreeMap<ParameterId, Adapter>,
+    /// Configurations of the tasks whose heads were added.
+    heads: BTreeMap<u32, ModelConfig>,
     /// Tensors of the checkpoint that the model does not compute with, by name; and second names of tied ones.
     kept: Vec<(String, Kept)>,
     /// What the user should know about the checkpoint.
@@ -214,7 +225,7 @@ impl Parameters {
     pub fn first_trained(&self, half: Half) -> Trained {
         let part = |parameter: &Parameter| match &parameter.origin {
             Origin::Adapter { of, .. } => self[*of].spec().and_then(|spec| place(spec, half)),
-            Origin::Stored { spec, .. } => place(spec, half),
+            Origin::Stored { spec, .. } | Origin::Head { spec, .. } => place(spec, half),
         };
         self.trainable().filter_map(|(_, parameter)| part(parameter)).min().unwrap_or(Trained::Head)
     }

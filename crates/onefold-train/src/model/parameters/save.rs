@@ -3,13 +3,17 @@
 //! Names, types and shapes are those of the checkpoint that was loaded. What is frozen, or not part of the computation, is
 //! copied byte for byte; what was trained is rounded once.
 
+use std::collections::BTreeMap;
+
 use onefold_checkpoint::convert::{largest_finite, narrow, widen};
 use onefold_checkpoint::output::{Output, OutputTensor};
 use onefold_checkpoint::{CheckpointError, Dtype, Tensor};
 use onefold_engine::Buffer;
 use rayon::prelude::*;
 
+use super::heads::is_head;
 use super::{Kept, Origin, ParameterId, Parameters, Value};
+use crate::families::Half;
 
 /// Elements that are converted at a time.
 const PIECE: usize = 1 << 18;
@@ -43,16 +47,19 @@ pub enum SaveError {
 enum Source<'a> {
     Stored(&'a Tensor),
     Trained(&'a Buffer, &'a Tensor),
+    /// Of a head that was added.
+    Added(&'a Buffer, Dtype, &'a [usize]),
 }
 
 impl Parameters {
     /// The tensors of the model's checkpoint, by name: what an output is laid out for.
     pub fn output_tensors(&self) -> Vec<OutputTensor> {
-        let tensor = |(name, source): (&str, Source<'_>)| {
-            let (Source::Stored(tensor) | Source::Trained(_, tensor)) = source;
-            OutputTensor { name: name.to_owned(), dtype: tensor.dtype, shape: tensor.shape.clone() }
-        };
-        self.sources().into_iter().map(tensor).collect()
+        laid_out(self.sources())
+    }
+
+    /// The tensors of the trunk with the head of a task, by the names of its family; none without such a head.
+    pub fn task_tensors(&self, task: u32) -> Option<Vec<OutputTensor>> {
+        self.task_sources(task).map(laid_out)
     }
 
     /// Writes all tensors. The layout of `output` is that of [`Parameters::output_tensors`]. Adapters are not part of it.
@@ -63,28 +70,55 @@ impl Parameters {
     /// # Panics
     /// If the layout is another.
     pub fn write(&self, output: &Output) -> Result<(), SaveError> {
-        let sources = self.sources();
-        let layout = output.layout().tensors().iter().map(|tensor| tensor.name.as_str());
-        assert!(layout.eq(sources.iter().map(|(name, _)| *name)), "the output is laid out for these tensors");
-        sources.into_par_iter().enumerate().try_for_each(|(index, (name, source))| {
-            match source {
-                Source::Stored(tensor) => copy(output, index, tensor)?,
-                Source::Trained(values, tensor) => round(output, index, name, values, tensor)?,
+        write(self.sources(), output)
+    }
+
+    /// Writes the trunk with the head of a task. The layout of `output` is that of [`Parameters::task_tensors`].
+    ///
+    /// # Errors
+    /// If the system refuses, or a number does not fit the type in which it is stored.
+    ///
+    /// # Panics
+    /// If the layout is another, or the task has no head.
+    pub fn write_task(&self, task: u32, output: &Output) -> Result<(), SaveError> {
+        write(self.task_sources(task).expect("the task has a head"), output)
+    }
+
+    /// The trunk, and the head of a task, under the names of the family.
+    fn task_sources(&self, task: u32) -> Option<Vec<(String, Source<'_>)>> {
+        self.heads.get(&task)?;
+        let mut sources = BTreeMap::new();
+        for (name, kept) in &self.kept {
+            if let (Some(name), Kept::AsStored(tensor)) = (self.trunk_name(name), kept) {
+                sources.insert(name, Source::Stored(tensor));
             }
-            Ok(output.finish(index, "")?)
-        })
+        }
+        for (index, entry) in self.entries.iter().enumerate() {
+            let Some(spec) = entry.spec() else { continue };
+            match &entry.origin {
+                Origin::Head { dtype, .. } if spec.half == Half::Task(task) => {
+                    let values = self.full(ParameterId(index));
+                    sources.insert(spec.name.clone(), Source::Added(values, *dtype, &entry.shape));
+                }
+                Origin::Stored { .. } if !is_head(spec) => {
+                    sources.insert(spec.name.clone(), self.source(ParameterId(index))?);
+                }
+                _ => {}
+            }
+        }
+        Some(sources.into_iter().collect())
     }
 
     /// Every tensor of the checkpoint with its name, in the order of names.
-    fn sources(&self) -> Vec<(&str, Source<'_>)> {
+    fn sources(&self) -> Vec<(String, Source<'_>)> {
         let parameters = (0..self.entries.len())
-            .filter_map(|index| Some((self.entries[index].name.as_str(), self.source(ParameterId(index))?)));
+            .filter_map(|index| Some((self.entries[index].name.clone(), self.source(ParameterId(index))?)));
         let kept = self.kept.iter().map(|(name, kept)| match kept {
-            Kept::AsStored(tensor) => (name.as_str(), Source::Stored(tensor)),
-            Kept::Tied(id) => (name.as_str(), self.source(*id).expect("tied to a stored tensor")),
+            Kept::AsStored(tensor) => (name.clone(), Source::Stored(tensor)),
+            Kept::Tied(id) => (name.clone(), self.source(*id).expect("tied to a stored tensor")),
         });
         let mut sources: Vec<_> = parameters.chain(kept).collect();
-        sources.sort_by_key(|(name, _)| *name);
+        sources.sort_by(|(a, _), (b, _)| a.cmp(b));
         sources
     }
 
@@ -95,6 +129,32 @@ impl Parameters {
             Value::Frozen(_) | Value::Half(_) => Source::Stored(tensor),
         })
     }
+}
+
+fn laid_out(sources: Vec<(String, Source<'_>)>) -> Vec<OutputTensor> {
+    let tensor = |(name, source)| {
+        let (dtype, shape) = match source {
+            Source::Stored(tensor) | Source::Trained(_, tensor) => (tensor.dtype, tensor.shape.clone()),
+            Source::Added(_, dtype, shape) => (dtype, shape.to_vec()),
+        };
+        OutputTensor { name, dtype, shape }
+    };
+    sources.into_iter().map(tensor).collect()
+}
+
+fn write(sources: Vec<(String, Source<'_>)>, output: &Output) -> Result<(), SaveError> {
+    let layout = output.layout().tensors().iter().map(|tensor| &tensor.name);
+    assert!(layout.eq(sources.iter().map(|(name, _)| name)), "the output is laid out for these tensors");
+    sources.into_par_iter().enumerate().try_for_each(|(index, (name, source))| {
+        match source {
+            Source::Stored(tensor) => copy(output, index, tensor)?,
+            Source::Trained(values, tensor) => {
+                round(output, (index, &name), values, tensor.dtype, Some(tensor))?;
+            }
+            Source::Added(values, dtype, _) => round(output, (index, &name), values, dtype, None)?,
+        }
+        Ok(output.finish(index, "")?)
+    })
 }
 
 /// Calls `each(first element, number of elements)` for all pieces.
@@ -118,12 +178,12 @@ fn copy(output: &Output, index: usize, tensor: &Tensor) -> Result<(), SaveError>
 
 fn round(
     output: &Output,
-    index: usize,
-    name: &str,
+    (index, name): (usize, &str),
     values: &Buffer,
-    tensor: &Tensor,
+    dtype: Dtype,
+    before: Option<&Tensor>,
 ) -> Result<(), SaveError> {
-    let (dtype, size, largest) = (tensor.dtype, tensor.dtype.size(), largest_finite(tensor.dtype));
+    let (size, largest) = (dtype.size(), largest_finite(dtype));
     let most = PIECE.min(values.len());
     let (mut numbers, mut bytes) = (vec![0.0f32; most], vec![0; most * size]);
     pieces(values.len(), |start, len| {
@@ -134,7 +194,7 @@ fn round(
             return Err(SaveError::Unstorable { tensor, position, value, dtype });
         }
         narrow(dtype, numbers, bytes);
-        if dtype == Dtype::F64 {
+        if let Some(tensor) = before.filter(|_| dtype == Dtype::F64) {
             keep_unchanged(tensor, start, numbers, bytes);
         }
         Ok(output.write(index, (start * size) as u64, bytes)?)

@@ -21,7 +21,7 @@ fn load(config: &ModelConfig, checkpoint: &Checkpoint, trainable: bool) -> Param
 
 #[test]
 fn what_is_not_trained_comes_back_byte_for_byte() {
-    for name in ["llama_gqa", "gpt2", "roberta", "clip"] {
+    for name in ["llama_gqa", "gpt2", "roberta", "bert_masked", "distilbert", "vit", "clip"] {
         let golden = Golden::open(name);
         for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64] {
             let dir = tempfile::tempdir().unwrap();

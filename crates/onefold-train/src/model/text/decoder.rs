@@ -14,21 +14,31 @@ use crate::config::{
 };
 use crate::model::attention::AttentionSettings;
 use crate::model::embedding::EmbeddingSettings;
-use crate::model::head::HeadSettings;
+use crate::model::head::{ClassSettings, HeadSettings, LanguageSettings};
 use crate::model::layer::{LayerSettings, Placement};
+use crate::model::tower::StackSettings;
 
 pub(super) fn settings(config: &DecoderConfig) -> TextSettings {
     let head = match config.common.head {
-        Head::None => HeadSettings::None,
-        Head::Language => HeadSettings::Language { tied: config.tied, cap: config.logits_softcap },
-        Head::Classes(_) => HeadSettings::Classes { pooling: Pooling::Last },
+        Head::None | Head::Tokens(_) => HeadSettings::None,
+        Head::Language => {
+            let (tied, cap) = (config.tied, config.logits_softcap);
+            HeadSettings::Language(LanguageSettings { tied, cap, transform: None })
+        }
+        Head::Classes(_) => HeadSettings::Classes(ClassSettings {
+            pooling: Some(Pooling::Last),
+            problem: config.common.problem,
+            ..ClassSettings::default()
+        }),
     };
     TextSettings {
         embedding: embedding(config),
-        layers: layers(config),
-        final_norm: Some((norm_kind(config), config.norm_eps)),
+        stack: StackSettings {
+            layers: layers(config),
+            final_norm: Some((norm_kind(config), config.norm_eps)),
+            ropes: ropes(config),
+        },
         head,
-        ropes: ropes(config),
     }
 }
 
@@ -97,7 +107,7 @@ fn layers(config: &DecoderConfig) -> Vec<LayerSettings> {
         epsilon: config.norm_eps,
         attention: attention(config, number, *kind),
         activation: config.activation,
-        dropout: config.dropout.residual,
+        dropout: [config.dropout.residual; 2],
     };
     config.layers.iter().enumerate().map(layer).collect()
 }

@@ -1,26 +1,28 @@
 //! Models of text: an embedding, layers, a head. What kind of model it is, is a matter of its settings.
 
 mod decoder;
+mod encoder;
+mod sentence;
 #[cfg(test)]
 mod tests;
 
 use onefold_engine::Buffer;
-use onefold_engine::cpu::attention::Segment;
 use onefold_engine::cpu::loss::{Losses, Objective};
-use onefold_engine::cpu::norm::Kind;
-use onefold_engine::cpu::rope::{Rope, Table};
+
+pub use sentence::{SentenceError, SentencePooling};
+
+use sentence::SentenceScratch;
 
 use super::attention::KeyValues;
 use super::batch::{Batch, Limits};
-use super::embedding::{Embedding, EmbeddingSaved, EmbeddingSettings};
+use super::embedding::{Embedding, EmbeddingSettings};
 use super::error::ModelError;
-use super::gradients::{Backward, GradientSink};
-use super::head::{Head, HeadSettings};
-use super::layer::LayerSettings;
+use super::gradients::GradientSink;
+use super::head::{Head, HeadSettings, Heads};
 use super::memory::BatchShape;
 use super::parameters::Parameters;
-use super::pass::{Coins, Pass};
-use super::stack::{Activations, Keep, Stack};
+use super::pass::Coins;
+use super::tower::{Cached, StackSettings, Tower, Way};
 use crate::config::ModelConfig;
 use crate::families::Half;
 
@@ -30,13 +32,18 @@ struct TextSettings {
     /// Its embedding.
     embedding: EmbeddingSettings,
     /// Its layers.
-    layers: Vec<LayerSettings>,
-    /// Kind and epsilon of the norm behind them.
-    final_norm: Option<(Kind, f64)>,
+    stack: StackSettings,
     /// Its head.
     head: HeadSettings,
-    /// The rotations that its layers name by number.
-    ropes: Vec<Rope>,
+}
+
+/// Those of a model; `None` if it does not read text.
+fn settings(config: &ModelConfig) -> Option<TextSettings> {
+    match config {
+        ModelConfig::Decoder(config) => Some(decoder::settings(config)),
+        ModelConfig::Encoder(config) => Some(encoder::settings(config)),
+        ModelConfig::Vision(_) | ModelConfig::Clip(_) => None,
+    }
 }
 
 /// How to train on a batch.
@@ -53,12 +60,11 @@ pub struct Training {
 /// A model of text: its description, and the memory in which it works.
 #[derive(Debug)]
 pub struct TextModel {
-    embedding: Embedding,
-    stack: Stack,
-    head: Head,
-    ropes: Vec<Table>,
-    embedded: EmbeddingSaved,
-    activations: Activations,
+    tower: Tower<Embedding>,
+    heads: Heads,
+    sentences: SentenceScratch,
+    /// Whether each token sees the earlier ones alone: what its head gives is then of the next token.
+    causal: bool,
 }
 
 impl TextModel {
@@ -67,35 +73,38 @@ impl TextModel {
     /// # Errors
     /// If it is no model of text.
     pub fn new(parameters: &Parameters) -> Result<Self, ModelError> {
-        let settings = match parameters.config() {
-            ModelConfig::Decoder(config) => decoder::settings(config),
-            other => return Err(ModelError::NotText { model_type: other.common().model_type.clone() }),
-        };
-        Ok(Self::find(&settings, parameters).expect("families list what settings name"))
+        match settings(parameters.config()) {
+            Some(settings) => {
+                Ok(Self::find(&settings, parameters).expect("families list what settings name"))
+            }
+            None => Err(ModelError::NotText { model_type: parameters.config().common().model_type.clone() }),
+        }
     }
 
-    fn find(settings: &TextSettings, parameters: &Parameters) -> Option<Self> {
-        let TextSettings { embedding, layers, final_norm, head, ropes } = settings;
-        Some(Self {
-            embedding: Embedding::find(parameters, Half::Whole, embedding)?,
-            stack: Stack::find(parameters, Half::Whole, layers, *final_norm)?,
-            head: Head::find(parameters, head)?,
-            ropes: ropes.iter().cloned().map(Table::new).collect(),
-            embedded: EmbeddingSaved::default(),
-            activations: Activations::default(),
-        })
+    fn find(text: &TextSettings, parameters: &Parameters) -> Option<Self> {
+        let embedding = Embedding::find(parameters, Half::Whole, &text.embedding)?;
+        let tower = Tower::find(parameters, Half::Whole, embedding, &text.stack)?;
+        let heads = Heads::find(parameters, |config| settings(config).map(|settings| settings.head))?;
+        let causal = matches!(parameters.config(), ModelConfig::Decoder(_));
+        Some(Self { tower, heads, sentences: SentenceScratch::default(), causal })
+    }
+
+    /// Uses the head of a task from now on, or the model's own.
+    ///
+    /// # Errors
+    /// If the parameters have no head for the task.
+    pub fn select_head(&mut self, task: Option<u32>) -> Result<(), ModelError> {
+        self.heads.select(task)
     }
 
     /// Bytes of activations that a batch needs, if all its rows have targets and everything is trained.
     pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
-        self.embedding.bytes(shape)
-            + self.stack.bytes(shape, self.embedding.width())
-            + self.head.bytes_for(parameters, shape)
+        self.tower.bytes_for(shape) + self.heads.bytes_for(parameters, shape)
     }
 
     /// Bytes of activations that are held since the largest batch.
     pub fn held_bytes(&self) -> usize {
-        self.embedded.bytes() + self.activations.bytes() + self.head.bytes()
+        self.tower.held_bytes() + self.heads.bytes()
     }
 
     /// Losses of a batch.
@@ -109,8 +118,11 @@ impl TextModel {
         objective: Objective,
         losses: &mut Losses,
     ) -> Result<(), ModelError> {
-        let training = Training { objective, checkpointing: false, coins: None };
-        self.run(parameters, batch, &training, None, losses)
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
+        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, back| {
+            head.loss(pass, (hidden, batch.targets()), objective, back, losses)
+        })
     }
 
     /// Losses of a batch, and the gradients of all trainable parameters.
@@ -125,53 +137,12 @@ impl TextModel {
         losses: &mut Losses,
         sink: &mut dyn GradientSink,
     ) -> Result<(), ModelError> {
-        self.run(parameters, batch, training, Some(sink), losses)
-    }
-
-    fn run(
-        &mut self,
-        parameters: &Parameters,
-        batch: &Batch,
-        training: &Training,
-        sink: Option<&mut dyn GradientSink>,
-        losses: &mut Losses,
-    ) -> Result<(), ModelError> {
-        let keep = match (&sink, training.checkpointing) {
-            (None, _) => Keep::Nothing,
-            (Some(_), true) => Keep::Inputs,
-            (Some(_), false) => Keep::Everything,
-        };
-        let coins = training.coins.filter(|_| sink.is_some());
-        self.forward(parameters, batch, keep, coins)?;
-        let Self { embedding, stack, head, ropes, embedded, activations } = self;
-        let pass = pass(parameters, batch, ropes, keep, coins);
-        let mut back = sink.map(|sink| Backward { pass: &pass, sink });
-        let (hidden, d_hidden) = stack.output(activations);
-        let to = back.as_mut().map(|back| (back, d_hidden));
-        head.loss(&pass, (hidden, batch), training.objective, to, losses)?;
-        if let Some(mut back) = back
-            && let Some(d) = stack.backward(&mut back, activations, keep)
-        {
-            embedding.backward(&mut back, batch, d, embedded);
-        }
-        Ok(())
-    }
-
-    /// Runs the model up to its head.
-    fn forward(
-        &mut self,
-        parameters: &Parameters,
-        batch: &Batch,
-        keep: Keep,
-        coins: Option<Coins>,
-    ) -> Result<(), ModelError> {
-        batch.check(self.embedding.limits())?;
-        self.ropes.iter_mut().for_each(|rope| rope.prepare(batch.longest()));
-        let Self { embedding, stack, ropes, embedded, activations, .. } = self;
-        let pass = pass(parameters, batch, ropes, keep, coins);
-        embedding.forward(&pass, batch, stack.input(activations, keep), embedded)?;
-        stack.forward(&pass, activations);
-        Ok(())
+        let Training { objective, checkpointing, coins } = *training;
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
+        tower.run(parameters, batch, Way::training(checkpointing, coins), Some(sink), |pass, hidden, back| {
+            head.loss(pass, (hidden, batch.targets()), objective, back, losses)
+        })
     }
 
     /// The result of the last layer, normalised: `[rows, width]`.
@@ -179,8 +150,8 @@ impl TextModel {
     /// # Errors
     /// If the batch does not fit the model.
     pub fn hidden(&mut self, parameters: &Parameters, batch: &Batch) -> Result<&Buffer, ModelError> {
-        self.forward(parameters, batch, Keep::Nothing, None)?;
-        Ok(self.stack.output(&mut self.activations).0)
+        self.tower.run(parameters, batch, Way::FORWARD, None, |_, _, _| Ok(()))?;
+        Ok(self.tower.hidden())
     }
 
     /// Scores `[rows, vocabulary]` of the next token at some of the batch's rows.
@@ -196,76 +167,64 @@ impl TextModel {
         if let Some(row) = rows.iter().find(|row| **row as usize >= batch.rows()) {
             return Err(ModelError::NoRow { row: *row, rows: batch.rows() });
         }
-        self.forward(parameters, batch, Keep::Nothing, None)?;
-        let Self { stack, head, activations, .. } = self;
-        match head {
-            Head::Language(head, scratch) => {
-                Ok(head.logits(parameters, stack.output(activations).0, rows, scratch))
-            }
-            Head::Classes(..) => Err(ModelError::NoLanguageHead),
-            Head::None => Err(ModelError::NoHead),
-        }
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
+        let (head, scratch) = match head {
+            Head::Language(head, scratch) => (head, scratch),
+            Head::Classes(..) => return Err(ModelError::NoLanguageHead),
+            Head::None => return Err(ModelError::NoHead),
+        };
+        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
+            head.logits(pass, hidden, rows, scratch);
+            Ok(())
+        })?;
+        Ok(scratch.logits())
     }
 
-    /// Scores `[sequences, classes]`.
+    /// Scores `[answers, classes]`: one answer per sequence, or per token if the head classifies tokens.
     ///
     /// # Errors
     /// If the batch does not fit the model, or the head gives no such scores.
     pub fn classify(&mut self, parameters: &Parameters, batch: &Batch) -> Result<&Buffer, ModelError> {
-        self.forward(parameters, batch, Keep::Nothing, None)?;
-        let Self { stack, head, ropes, activations, .. } = self;
-        let pass = pass(parameters, batch, ropes, Keep::Nothing, None);
-        match head {
-            Head::Classes(head, saved) => Ok(head.forward(&pass, stack.output(activations).0, saved)),
-            Head::Language(..) | Head::None => Err(ModelError::NoClassHead),
-        }
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
+        let Head::Classes(head, saved) = head else { return Err(ModelError::NoClassHead) };
+        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
+            head.forward(pass, hidden, saved);
+            Ok(())
+        })?;
+        Ok(saved.logits())
     }
 }
 
 impl TextModel {
     /// What a batch may contain.
     pub fn limits(&self) -> &Limits {
-        self.embedding.limits()
+        self.tower.embedding().limits()
     }
 
     /// Whether the head gives scores of the next token.
     pub fn is_language_model(&self) -> bool {
-        matches!(self.head, Head::Language(..))
+        self.causal && matches!(self.heads.used(), Head::Language(..))
     }
 
     /// A cache of so many rows.
     pub(super) fn cache(&self, rows: usize) -> Vec<KeyValues> {
-        self.stack.cache(rows)
+        self.tower.cache(rows)
     }
 
     /// Scores `[rows.len(), vocabulary]` of the next token at some of the batch's rows, whose sequences go on from what is in
-    /// `cache`; `segments` and `cache_rows` say where in it.
+    /// `cached`.
     pub(super) fn next_scores(
         &mut self,
         parameters: &Parameters,
         batch: &Batch,
-        (cache, segments, cache_rows): (&mut [KeyValues], &[Segment], &[u32]),
+        cached: Cached<'_>,
         rows: &[u32],
     ) -> Result<&Buffer, ModelError> {
-        batch.check(self.embedding.limits())?;
-        self.ropes.iter_mut().for_each(|rope| rope.prepare(batch.longest()));
-        let Self { embedding, stack, head, ropes, embedded, activations } = self;
-        let Head::Language(head, scratch) = head else { return Err(ModelError::NoLanguageHead) };
-        let keep = Keep::Nothing;
-        let pass = Pass { segments, cache_rows, ..pass(parameters, batch, ropes, keep, None) };
-        embedding.forward(&pass, batch, stack.input(activations, keep), embedded)?;
-        stack.forward_cached(&pass, activations, cache);
-        Ok(head.logits(parameters, stack.output(activations).0, rows, scratch))
+        let Self { tower, heads, .. } = self;
+        let Head::Language(head, scratch) = heads.head() else { return Err(ModelError::NoLanguageHead) };
+        tower.go_on(parameters, batch, cached, |pass, hidden| head.logits(pass, hidden, rows, scratch))?;
+        Ok(scratch.logits())
     }
-}
-
-fn pass<'a>(
-    parameters: &'a Parameters,
-    batch: &'a Batch,
-    ropes: &'a [Table],
-    keep: Keep,
-    coins: Option<Coins>,
-) -> Pass<'a> {
-    let (segments, positions) = (batch.segments(), batch.positions());
-    Pass { parameters, segments, positions, ropes, cache_rows: &[], training: keep != Keep::Nothing, coins }
 }

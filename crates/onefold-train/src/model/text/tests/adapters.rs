@@ -65,7 +65,7 @@ fn adapters_begin_as_the_model() {
     for settings in adapters() {
         let mut parameters = golden.parameters(|_| false);
         parameters.adapt(&settings, TensorSpec::is_adaptable).unwrap();
-        assert_close(&golden, &logits(&parameters), &expected);
+        golden.assert_close(&logits(&parameters), &expected);
     }
 }
 
@@ -83,11 +83,7 @@ fn weights_of_16_bits_are_the_same_weights() {
             assert!(parameters.iter().any(|(_, parameter)| matches!(parameter.weight(), Weight::Half(_))));
             let (narrow, _) = gradients(&golden, &parameters, &PLAIN);
             for ((_, a), (_, b)) in wide.iter().zip(narrow.iter()) {
-                assert_close(
-                    &golden,
-                    &a.to_vec(),
-                    &b.to_vec().into_iter().map(f64::from).collect::<Vec<_>>(),
-                );
+                golden.assert_close(&a.to_vec(), &b.to_vec().into_iter().map(f64::from).collect::<Vec<_>>());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Goldens of every decoder; laws that hold for all models of text are in `laws`.
+//! Goldens of every model of text; laws that hold for all of them are in `laws`.
 
 mod adapters;
 mod laws;
@@ -6,9 +6,10 @@ mod laws;
 use onefold_engine::cpu::loss::Losses;
 
 use super::*;
+use crate::config::{Head, ModelConfig, Problem};
 use crate::families::TensorSpec;
 use crate::model::testing::{Golden, PLAIN, losses};
-use crate::model::{AdapterSettings, Gradients, Sequence, next_tokens};
+use crate::model::{AdapterSettings, Coins, Gradients, Sequence, next_tokens};
 
 const DECODERS: [&str; 24] = [
     "llama",
@@ -36,42 +37,72 @@ const DECODERS: [&str; 24] = [
     "gpt2_unscaled",
     "llama_classify",
 ];
+const ENCODERS: [&str; 11] = [
+    "bert",
+    "bert_multi_label",
+    "bert_regression",
+    "bert_tokens",
+    "bert_masked",
+    "roberta",
+    "roberta_tokens",
+    "roberta_masked",
+    "distilbert",
+    "distilbert_tokens",
+    "distilbert_masked",
+];
+
+fn all() -> impl Iterator<Item = &'static str> {
+    DECODERS.into_iter().chain(ENCODERS)
+}
 
 /// The golden's rows without their padding; the weights make the objective transformers' mean.
 fn batch(golden: &Golden) -> Batch {
-    let labels = golden.input("labels").unwrap();
-    let learnt = labels.iter().flatten().filter(|label| **label >= 0).count();
+    let learnt: usize =
+        rows(golden, 1.0).iter().map(|row| row.targets.iter().filter(|target| **target >= 0).count()).sum();
     rows(golden, 1.0 / learnt as f32).into_iter().fold(Batch::default(), |mut batch, row| {
         row.push(&mut batch);
         batch
     })
 }
 
+#[derive(Default)]
 struct Row {
     ids: Vec<u32>,
+    types: Vec<u32>,
     targets: Vec<i32>,
+    values: Vec<f32>,
     weight: f32,
 }
 
 impl Row {
     fn push(&self, batch: &mut Batch) {
-        let Self { ids, targets, weight } = self;
-        batch.push(&Sequence { ids, targets, weight: *weight, ..Sequence::default() });
+        let Self { ids, types, targets, values, weight } = self;
+        batch.push(&Sequence { ids, types, targets, values, weight: *weight, task: 0 });
     }
 }
 
 fn rows(golden: &Golden, weight: f32) -> Vec<Row> {
     let [ids, mask, labels] = ["input_ids", "attention_mask", "labels"].map(|key| golden.input(key).unwrap());
-    let row = |((ids, mask), labels): ((&Vec<i64>, &Vec<i64>), &Vec<i64>)| {
-        let length = mask.iter().filter(|mask| **mask == 1).count();
-        let ids: Vec<u32> = ids[..length].iter().map(|id| *id as u32).collect();
-        let targets = match labels[..] {
-            [class] => vec![class as i32],
-            _ => next_tokens(&ids, &labels[..length].iter().map(|label| *label >= 0).collect::<Vec<_>>()),
-        };
-        Row { ids, targets, weight }
+    let types = golden.input("token_type_ids").unwrap_or_else(|| vec![Vec::new(); ids.len()]);
+    let row = |i: usize| {
+        let length = mask[i].iter().filter(|mask| **mask == 1.0).count();
+        let numbers = |row: &Vec<f64>| row.iter().take(length).map(|v| *v as u32).collect::<Vec<_>>();
+        let (row, labels) =
+            (Row { ids: numbers(&ids[i]), types: numbers(&types[i]), weight, ..Row::default() }, &labels[i]);
+        let classes = |labels: &[f64]| labels.iter().map(|label| *label as i32).collect::<Vec<_>>();
+        match (golden.config.common().head, golden.config.common().problem) {
+            (Head::Classes(_), Problem::SingleLabel) => Row { targets: classes(labels), ..row },
+            (Head::Classes(_), _) => {
+                Row { targets: vec![0], values: labels.iter().map(|label| *label as f32).collect(), ..row }
+            }
+            (Head::Language, _) if matches!(golden.config, ModelConfig::Decoder(_)) => {
+                let learnt: Vec<bool> = labels[..length].iter().map(|label| *label >= 0.0).collect();
+                Row { targets: next_tokens(&row.ids, &learnt), ..row }
+            }
+            _ => Row { targets: classes(&labels[..length]), ..row },
+        }
     };
-    ids.iter().zip(&mask).zip(&labels).map(row).collect()
+    (0..ids.len()).map(row).collect()
 }
 
 /// Trained once on the golden's batch.
@@ -82,58 +113,48 @@ fn gradients(golden: &Golden, parameters: &Parameters, training: &Training) -> (
     (gradients, losses)
 }
 
-#[track_caller]
-fn assert_close(golden: &Golden, found: &[f32], expected: &[f64]) {
-    assert_eq!(found.len(), expected.len(), "{}", golden.name);
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let off = (f64::from(*found) - expected).abs();
-        assert!(off < 2e-5 * expected.abs().max(1.0), "{} [{i}]: {found} {expected}", golden.name);
-    }
-}
-
 /// The golden's logits without those of padding.
 fn expected_logits(golden: &Golden) -> Vec<f64> {
     let (all, mask) = (golden.numbers("logits"), golden.input("attention_mask").unwrap().concat());
     let width = all.len() / mask.len();
-    let counts = all.chunks(width).zip(&mask).filter(|(_, mask)| **mask == 1);
+    let counts = all.chunks(width).zip(&mask).filter(|(_, mask)| **mask == 1.0);
     counts.flat_map(|(row, _)| row.to_vec()).collect()
 }
 
 #[test]
 fn logits_and_losses_are_those_of_transformers() {
-    for name in DECODERS {
+    for name in all() {
         let golden = Golden::open(name);
         let parameters = golden.parameters(|_| false);
         let mut model = TextModel::new(&parameters).unwrap();
         let batch = batch(&golden);
-        if name == "llama_classify" {
-            let logits = model.classify(&parameters, &batch).unwrap().to_vec();
-            assert_close(&golden, &logits, &golden.numbers("logits"));
-        } else {
-            let rows: Vec<u32> = (0..batch.rows() as u32).collect();
-            let logits = model.logits(&parameters, &batch, &rows).unwrap().to_vec();
-            assert_close(&golden, &logits, &expected_logits(&golden));
-        }
+        let rows: Vec<u32> = (0..batch.rows() as u32).collect();
+        let (logits, expected) = match golden.config.common().head {
+            Head::Classes(_) => (model.classify(&parameters, &batch), golden.numbers("logits")),
+            Head::Tokens(_) => (model.classify(&parameters, &batch), expected_logits(&golden)),
+            _ => (model.logits(&parameters, &batch, &rows), expected_logits(&golden)),
+        };
+        golden.assert_close(&logits.unwrap().to_vec(), &expected);
         let mut losses = losses();
         model.evaluate(&parameters, &batch, PLAIN.objective, &mut losses).unwrap();
-        assert_close(&golden, &[losses.objective as f32], &golden.numbers("loss"));
+        golden.assert_close(&[losses.objective as f32], &golden.numbers("loss"));
     }
 }
 
 #[test]
 fn gradients_are_those_of_transformers() {
-    for name in DECODERS {
+    for name in all() {
         let golden = Golden::open(name);
         let parameters = golden.parameters(|_| true);
         let (gradients, losses) = gradients(&golden, &parameters, &PLAIN);
-        assert_close(&golden, &[losses.objective as f32], &golden.numbers("loss"));
+        golden.assert_close(&[losses.objective as f32], &golden.numbers("loss"));
         golden.assert_gradients(&parameters, &gradients);
     }
 }
 
 #[test]
 fn twenty_steps_of_adamw_are_those_of_pytorch() {
-    for name in DECODERS {
+    for name in all() {
         let golden = Golden::open(name);
         let mut parameters = golden.parameters(|_| true);
         let mut model = TextModel::new(&parameters).unwrap();
