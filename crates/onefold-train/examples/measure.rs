@@ -15,10 +15,11 @@ use std::time::Instant;
 use onefold_checkpoint::Checkpoint;
 use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::optimizer::AdamW;
-use onefold_train::config::ModelConfig;
+use onefold_train::config::{Head, ModelConfig};
 use onefold_train::families::{Role, TensorSpec};
 use onefold_train::model::{
-    AdapterSettings, Batch, Gradients, Parameters, Sequence, TextModel, Training, next_tokens,
+    AdapterSettings, Batch, Gradients, Image, ImageBatch, Parameters, Sequence, TextModel, Training,
+    VisionModel, next_tokens,
 };
 use onefold_train::optimizer::{Decay, Optimizer, Rule};
 
@@ -58,10 +59,7 @@ fn measure(work: &str, dir: &Path, [sequences, length, steps]: [usize; 3]) -> Re
             AdapterSettings { rank, alpha, rank_stabilised: false, decomposed: false, dropout: 0.0, seed: 0 };
         parameters.adapt(&settings, TensorSpec::is_adaptable)?;
     }
-    let mut model = TextModel::new(&parameters)?;
-    let embedding = |spec: &TensorSpec| spec.role == Role::TokenEmbedding;
-    let vocabulary = parameters.iter().find(|(_, parameter)| parameter.spec().is_some_and(embedding));
-    let batch = batch(sequences, length, vocabulary.ok_or("no embedding")?.1.shape[0]);
+    let mut subject = Subject::new(&parameters, sequences, length)?;
     let rule = Rule::AdamW(AdamW { learning_rate: 1e-4, ..AdamW::default() });
     let mut optimizer = Optimizer::new(rule, Decay::Everything);
     let training =
@@ -71,10 +69,10 @@ fn measure(work: &str, dir: &Path, [sequences, length, steps]: [usize; 3]) -> Re
     for _ in 0..steps {
         let start = Instant::now();
         if work == "forward" {
-            model.evaluate(&parameters, &batch, training.objective, &mut losses)?;
+            subject.evaluate(&parameters, &mut losses)?;
         } else {
             gradients.begin();
-            model.train(&parameters, &batch, &training, &mut losses, &mut gradients)?;
+            subject.train(&parameters, &training, &mut losses, &mut gradients)?;
             optimizer.step(&mut parameters, &gradients, 1.0, None)?;
         }
         seconds.push(start.elapsed().as_secs_f64());
@@ -83,18 +81,89 @@ fn measure(work: &str, dir: &Path, [sequences, length, steps]: [usize; 3]) -> Re
     Ok((seconds, means))
 }
 
-/// Sequences of arbitrary tokens; every token but the last of each predicts the next.
-fn batch(sequences: usize, length: usize, vocabulary: usize) -> Batch {
-    let (mut state, mut batch) = (1u32, Batch::default());
-    let mut next = || {
+/// A model with a batch that it always takes.
+enum Subject {
+    Text(Box<TextModel>, Batch),
+    Images(Box<VisionModel>, ImageBatch),
+}
+
+impl Subject {
+    fn new(parameters: &Parameters, sequences: usize, length: usize) -> Result<Self> {
+        if let ModelConfig::Vision(config) = parameters.config() {
+            let shape = [config.channels, config.image_size.0, config.image_size.1];
+            let model = Box::new(VisionModel::new(parameters)?);
+            return Ok(Self::Images(model, images(sequences, shape, classes(parameters))));
+        }
+        let embedding = |spec: &TensorSpec| spec.role == Role::TokenEmbedding;
+        let table = parameters.iter().find(|(_, parameter)| parameter.spec().is_some_and(embedding));
+        let vocabulary = table.ok_or("no embedding")?.1.shape[0];
+        let batch = texts(sequences, length, vocabulary, classes(parameters));
+        Ok(Self::Text(Box::new(TextModel::new(parameters)?), batch))
+    }
+
+    fn evaluate(&mut self, parameters: &Parameters, losses: &mut Losses) -> Result<()> {
+        let objective = Objective::CROSS_ENTROPY;
+        Ok(match self {
+            Self::Text(model, batch) => model.evaluate(parameters, batch, objective, losses)?,
+            Self::Images(model, batch) => model.evaluate(parameters, batch, objective, losses)?,
+        })
+    }
+
+    fn train(
+        &mut self,
+        parameters: &Parameters,
+        training: &Training,
+        losses: &mut Losses,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        Ok(match self {
+            Self::Text(model, batch) => model.train(parameters, batch, training, losses, gradients)?,
+            Self::Images(model, batch) => model.train(parameters, batch, training, losses, gradients)?,
+        })
+    }
+}
+
+/// Classes that the head tells apart; none if it gives words.
+fn classes(parameters: &Parameters) -> Option<usize> {
+    match parameters.config().common().head {
+        Head::Classes(classes) => Some(classes),
+        _ => None,
+    }
+}
+
+/// Arbitrary numbers, the same as the peer's.
+fn numbers(limit: usize) -> impl Iterator<Item = u32> {
+    let mut state = 1u32;
+    std::iter::repeat_with(move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) % vocabulary as u32
-    };
-    let weight = 1.0 / (sequences * (length - 1)) as f32;
-    for _ in 0..sequences {
-        let ids: Vec<u32> = (0..length).map(|_| next()).collect();
-        let targets = next_tokens(&ids, &vec![true; length]);
+        (state >> 8) % limit as u32
+    })
+}
+
+/// Sequences of arbitrary tokens, each of a class; or every token but the last predicts the next.
+fn texts(sequences: usize, length: usize, vocabulary: usize, classes: Option<usize>) -> Batch {
+    let (mut tokens, mut batch) = (numbers(vocabulary), Batch::default());
+    let answers = classes.map_or(length - 1, |_| 1);
+    let weight = 1.0 / (sequences * answers) as f32;
+    for sequence in 0..sequences {
+        let ids: Vec<u32> = tokens.by_ref().take(length).collect();
+        let targets = match classes {
+            Some(classes) => vec![(sequence % classes) as i32],
+            None => next_tokens(&ids, &vec![true; length]),
+        };
         batch.push(&Sequence { ids: &ids, targets: &targets, weight, ..Sequence::default() });
+    }
+    batch
+}
+
+/// Arbitrary images, each of a class.
+fn images(count: usize, shape: [usize; 3], classes: Option<usize>) -> ImageBatch {
+    let (mut levels, mut batch) = (numbers(256), ImageBatch::default());
+    for image in 0..count {
+        let pixels = levels.by_ref().take(shape.iter().product());
+        let pixels: Vec<f32> = pixels.map(|level| level as f32 / 127.5 - 1.0).collect();
+        let (target, weight) = (Some((image % classes.unwrap_or(1)) as i32), 1.0 / count as f32);
+        batch.push(&Image { pixels: &pixels, shape, target, weight, ..Image::default() });
     }
     batch
 }

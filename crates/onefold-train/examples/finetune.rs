@@ -1,0 +1,44 @@
+//! A gradient step on a Hugging Face checkpoint: `cargo run --release -p onefold-train --example finetune -- MODEL OUT`
+//!
+//! Loads a decoder, shows the loss of a sentence, moves all parameters once, and writes a checkpoint that transformers loads.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use onefold_checkpoint::output::{Layout, Output};
+use onefold_checkpoint::{Checkpoint, CheckpointError};
+use onefold_engine::cpu::loss::{Losses, Objective};
+use onefold_engine::cpu::optimizer::AdamW;
+use onefold_train::config::ModelConfig;
+use onefold_train::model::{Batch, Gradients, Parameters, Sequence, TextModel, Training, next_tokens};
+use onefold_train::optimizer::{Decay, Optimizer, Rule};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
+    let (Some(dir), Some(out)) = (paths.next(), paths.next()) else {
+        return Err("usage: finetune MODEL OUT".into());
+    };
+    let say =
+        |errors: Vec<CheckpointError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let checkpoint = Checkpoint::open(&dir).map_err(say)?;
+    let mut parameters = Parameters::load(&ModelConfig::open(&dir)?, &checkpoint, |_| true)?;
+    let mut model = TextModel::new(&parameters)?;
+
+    let ids = [5, 17, 9, 28, 3, 11, 23, 8]; // of the model's tokenizer: `onefold_train::text::Tokenizer`
+    let targets = next_tokens(&ids, &[true; 8]);
+    let mut batch = Batch::default();
+    batch.push(&Sequence { ids: &ids, targets: &targets, weight: 1.0 / 7.0, ..Sequence::default() });
+    let training = Training { objective: Objective::CROSS_ENTROPY, checkpointing: false, coins: None };
+    let (mut losses, mut gradients) = (Losses::new(1), Gradients::default());
+    model.train(&parameters, &batch, &training, &mut losses, &mut gradients)?;
+    writeln!(io::stdout(), "loss {:.4}", losses.objective)?;
+    let mut optimizer = Optimizer::new(Rule::AdamW(AdamW::default()), Decay::Matrices);
+    optimizer.step(&mut parameters, &gradients, 1.0, Some(1.0))?;
+
+    let layout = Layout::new(parameters.output_tensors(), 5 << 30);
+    let output = Output::create(&out, layout, "finetune", &[dir.clone()], false)?.output;
+    parameters.write(&output)?;
+    output.commit(Some(&std::fs::read(dir.join("config.json"))?))?;
+    Ok(())
+}
