@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     optimizer.step(&mut parameters, &gradients, 1.0, Some(1.0))?;
 
     let layout = Layout::new(parameters.output_tensors(), 5 << 30);
-    let output = Output::create(&out, layout, "finetune", &[dir.clone()], false)?.output;
+    let output = Output::create(&out, layout, "finetune", std::slice::from_ref(&dir), false)?.output;
     parameters.write(&output)?;
     output.commit(Some(&std::fs::read(dir.join("config.json"))?))?;
     Ok(())
