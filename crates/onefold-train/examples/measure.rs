@@ -5,7 +5,8 @@
 //! ```
 //!
 //! WORK is `train` (all parameters, AdamW), `lora` (r = 16 on every linear map), `checkpointing` (`train` with layers run
-//! twice) or `forward` (the loss alone). Token ids are those of the peer's script, so that losses can be compared.
+//! twice), `forward` (the loss alone) or `generate` (`--new` tokens after each sequence, greedily; for the loss stands the
+//! mean of their ids). Token ids are those of the peer's script, so that losses can be compared.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -17,6 +18,7 @@ use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::optimizer::AdamW;
 use onefold_train::config::ModelConfig;
 use onefold_train::families::{Role, TensorSpec};
+use onefold_train::model::generate::{Sampling, Settings, generate};
 use onefold_train::model::{
     AdapterSettings, Batch, Gradients, Parameters, Sequence, TextModel, Training, next_tokens,
 };
@@ -41,7 +43,11 @@ fn main() -> Result<()> {
         .num_threads(number("--threads", 2)?)
         .use_current_thread()
         .build_global()?;
-    let (seconds, losses) = measure(work, Path::new(dir), [sequences, length, steps])?;
+    let (dir, shape) = (Path::new(dir), [sequences, length, steps]);
+    let (seconds, losses) = match work.as_str() {
+        "generate" => continued(dir, shape, number("--new", 128)?)?,
+        _ => measure(work, dir, shape)?,
+    };
     let line = serde_json::json!({"seconds": seconds, "losses": losses});
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
@@ -83,18 +89,47 @@ fn measure(work: &str, dir: &Path, [sequences, length, steps]: [usize; 3]) -> Re
     Ok((seconds, means))
 }
 
+/// Seconds of each run of greedy generation, and the mean id of what it wrote.
+fn continued(
+    dir: &Path,
+    [sequences, length, steps]: [usize; 3],
+    most: usize,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let checkpoint = Checkpoint::open(dir).map_err(|errors| format!("{errors:?}"))?;
+    let parameters = Parameters::load(&ModelConfig::open(dir)?, &checkpoint, |_| false)?;
+    let mut model = TextModel::new(&parameters)?;
+    let vocabulary = model.limits().vocabulary;
+    let ids = arbitrary(sequences * length, vocabulary);
+    let prompts: Vec<&[u32]> = ids.chunks(length).collect();
+    let settings = Settings { most, sampling: Sampling::Greedy, ends: Vec::new() };
+    let (mut seconds, mut means) = (Vec::new(), Vec::new());
+    for _ in 0..steps {
+        let start = Instant::now();
+        let texts = generate(&mut model, &parameters, &prompts, &settings, &mut |_, _| false)?;
+        seconds.push(start.elapsed().as_secs_f64());
+        let sum: u32 = texts.iter().flat_map(|text| &text.ids).sum();
+        means.push(f64::from(sum) / (sequences * most) as f64);
+    }
+    Ok((seconds, means))
+}
+
 /// Sequences of arbitrary tokens; every token but the last of each predicts the next.
 fn batch(sequences: usize, length: usize, vocabulary: usize) -> Batch {
-    let (mut state, mut batch) = (1u32, Batch::default());
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) % vocabulary as u32
-    };
+    let mut batch = Batch::default();
     let weight = 1.0 / (sequences * (length - 1)) as f32;
-    for _ in 0..sequences {
-        let ids: Vec<u32> = (0..length).map(|_| next()).collect();
-        let targets = next_tokens(&ids, &vec![true; length]);
-        batch.push(&Sequence { ids: &ids, targets: &targets, weight, ..Sequence::default() });
+    for ids in arbitrary(sequences * length, vocabulary).chunks(length) {
+        let targets = next_tokens(ids, &vec![true; length]);
+        batch.push(&Sequence { ids, targets: &targets, weight, ..Sequence::default() });
     }
     batch
+}
+
+/// The peer's arbitrary numbers below `limit`.
+fn arbitrary(count: usize, limit: usize) -> Vec<u32> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % limit as u32
+    };
+    (0..count).map(|_| next()).collect()
 }
