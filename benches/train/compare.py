@@ -41,6 +41,13 @@ class Row:
     peers: tuple
     memory_limit: float | None = None
     threads: int = 2
+    # Tokens that are written after each sequence, if that is the work.
+    new: int = 0
+
+    @property
+    def tokens(self):
+        """Tokens of a step."""
+        return self.sequences * (self.new or self.length)
 
 
 ROWS = [
@@ -49,6 +56,8 @@ ROWS = [
     Row("llama, checkpointing", "checkpointing", "llama", 4, 256, ("checkpointing",)),
     Row("llama, LoRA r = 16", "lora", "llama", 4, 256, ("lora",)),
     Row("llama, forward", "forward", "llama", 4, 256, ("forward",)),
+    Row("llama, generation, 1 text", "generate", "llama", 1, 64, ("generate",), new=128),
+    Row("llama, generation, 8 texts", "generate", "llama", 8, 64, ("generate",), new=128),
     Row("bert, training", "train", "bert", 16, 128, ("train",)),
     Row("bert, forward", "forward", "bert", 16, 128, ("forward",)),
     Row("vit, training", "train", "vit", 32, 65, ("train",)),
@@ -81,6 +90,7 @@ def compare(row, args, environment):
     sides = {"onefold": [args.measure, row.work]}
     sides |= {peer: [args.python, HERE / "peer.py", peer] for peer in row.peers}
     shape = ["--threads", row.threads, "--steps", args.steps, "--sequences", row.sequences, "--length", row.length]
+    shape += ["--new", row.new]
     runs = {name: [] for name in sides}
     for _ in range(args.rounds):
         for name, command in sides.items():
@@ -129,7 +139,7 @@ def judged(row, results):
     """A row of the table, and whether its targets were reached."""
     ours = results[row.name]["onefold"]
     median = ours["seconds"]["median"]
-    tokens = row.sequences * row.length / median
+    tokens = row.tokens / median
     cells = [row.name, number(median * 1e3, 0)]
     if not row.peers:
         two = results.get(row.name.split(",")[0] + ", training")

@@ -3,7 +3,7 @@
 
     python peer.py WORK MODEL --threads 2 --steps 9 --sequences 4 --length 256
 
-WORK: train, lora, forward, checkpointing, as in `measure.rs`, by transformers with scaled-dot-product attention and
+WORK: train, lora, forward, checkpointing, generate (with a cache), as in `measure.rs`, by transformers with scaled-dot-product attention and
 PyTorch's fused AdamW; `plain` is `train` written out by hand with PyTorch's fastest operators (fused RMSNorm, no padding
 mask, no Hugging Face layer between).
 """
@@ -20,9 +20,9 @@ from torch import nn
 def main():
     """Runs the steps."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=["train", "lora", "checkpointing", "forward", "plain"])
+    parser.add_argument("work", choices=["train", "lora", "checkpointing", "forward", "plain", "generate"])
     parser.add_argument("model")
-    for name, default in {"threads": 2, "steps": 9, "sequences": 4, "length": 256}.items():
+    for name, default in {"threads": 2, "steps": 9, "sequences": 4, "length": 256, "new": 128}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -59,7 +59,7 @@ def load(args, automatic):
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
     if args.work == "checkpointing":
         model.gradient_checkpointing_enable()
-    return model.train(args.work != "forward")
+    return model.train(args.work not in ("forward", "generate"))
 
 
 def stepper(args, model, loss_of):
@@ -94,7 +94,16 @@ def tokens(args):
         model = Plain(config, args)
         return stepper(args, model, lambda: next_token_loss(model(ids), ids))
     model = load(args, transformers.AutoModelForCausalLM)
+    if args.work == "generate":
+        return lambda: mean_of_continuations(model, ids, args.new)
     return stepper(args, model, lambda: next_token_loss(model(ids, use_cache=False).logits, ids))
+
+
+def mean_of_continuations(model, ids, new):
+    """The mean id of what greedy generation writes: other tokens, another mean."""
+    model.generation_config.eos_token_id = None
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+    return out[:, ids.shape[1]:].double().mean().item()
 
 
 def next_token_loss(logits, ids):

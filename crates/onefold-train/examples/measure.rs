@@ -5,7 +5,8 @@
 //! ```
 //!
 //! WORK is `train` (all parameters, AdamW), `lora` (r = 16 on every linear map), `checkpointing` (`train` with layers run
-//! twice) or `forward` (the loss alone). Token ids are those of the peer's script, so that losses can be compared.
+//! twice), `forward` (the loss alone) or `generate` (`--new` tokens after each sequence, greedily; for the loss stands the
+//! mean of their ids). Token ids are those of the peer's script, so that losses can be compared.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -17,6 +18,7 @@ use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::optimizer::AdamW;
 use onefold_train::config::{Head, ModelConfig};
 use onefold_train::families::{Role, TensorSpec};
+use onefold_train::model::generate::{Sampling, Settings, generate};
 use onefold_train::model::{
     AdapterSettings, Batch, Gradients, Image, ImageBatch, Parameters, Sequence, TextModel, Training,
     VisionModel, next_tokens,
@@ -42,7 +44,11 @@ fn main() -> Result<()> {
         .num_threads(number("--threads", 2)?)
         .use_current_thread()
         .build_global()?;
-    let (seconds, losses) = measure(work, Path::new(dir), [sequences, length, steps])?;
+    let (dir, shape) = (Path::new(dir), [sequences, length, steps]);
+    let (seconds, losses) = match work.as_str() {
+        "generate" => continued(dir, shape, number("--new", 128)?)?,
+        _ => measure(work, dir, shape)?,
+    };
     let line = serde_json::json!({"seconds": seconds, "losses": losses});
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
@@ -81,6 +87,30 @@ fn measure(work: &str, dir: &Path, [sequences, length, steps]: [usize; 3]) -> Re
     Ok((seconds, means))
 }
 
+/// Seconds of each run of greedy generation, and the mean id of what it wrote.
+fn continued(
+    dir: &Path,
+    [sequences, length, steps]: [usize; 3],
+    most: usize,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let checkpoint = Checkpoint::open(dir).map_err(|errors| format!("{errors:?}"))?;
+    let parameters = Parameters::load(&ModelConfig::open(dir)?, &checkpoint, |_| false)?;
+    let mut model = TextModel::new(&parameters)?;
+    let vocabulary = model.limits().vocabulary;
+    let ids: Vec<u32> = numbers(vocabulary).take(sequences * length).collect();
+    let prompts: Vec<&[u32]> = ids.chunks(length).collect();
+    let settings = Settings { most, sampling: Sampling::Greedy, ends: Vec::new() };
+    let (mut seconds, mut means) = (Vec::new(), Vec::new());
+    for _ in 0..steps {
+        let start = Instant::now();
+        let texts = generate(&mut model, &parameters, &prompts, &settings, &mut |_, _| false)?;
+        seconds.push(start.elapsed().as_secs_f64());
+        let sum: u32 = texts.iter().flat_map(|text| &text.ids).sum();
+        means.push(f64::from(sum) / (sequences * most) as f64);
+    }
+    Ok((seconds, means))
+}
+
 /// A model with a batch that it always takes.
 enum Subject {
     Text(Box<TextModel>, Batch),
@@ -103,10 +133,11 @@ impl Subject {
 
     fn evaluate(&mut self, parameters: &Parameters, losses: &mut Losses) -> Result<()> {
         let objective = Objective::CROSS_ENTROPY;
-        Ok(match self {
+        match self {
             Self::Text(model, batch) => model.evaluate(parameters, batch, objective, losses)?,
             Self::Images(model, batch) => model.evaluate(parameters, batch, objective, losses)?,
-        })
+        }
+        Ok(())
     }
 
     fn train(
@@ -116,10 +147,11 @@ impl Subject {
         losses: &mut Losses,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        Ok(match self {
+        match self {
             Self::Text(model, batch) => model.train(parameters, batch, training, losses, gradients)?,
             Self::Images(model, batch) => model.train(parameters, batch, training, losses, gradients)?,
-        })
+        }
+        Ok(())
     }
 }
 
