@@ -260,11 +260,6 @@ impl Batch {
         &self.targets
     }
 
-    /// Tokens of the longest sequence.
-    pub fn longest(&self) -> usize {
-        self.segments.iter().map(|segment| self.length(segment)).max().unwrap_or(0)
-    }
-
     /// Tokens of a sequence, with those that are in a cache.
     fn length(&self, segment: &Segment) -> usize {
         let last = (segment.query + segment.queries).checked_sub(1).filter(|_| segment.queries > 0);
