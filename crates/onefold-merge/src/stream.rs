@@ -441,7 +441,7 @@ thread_local! {
 }
 
 /// Rounds merged values, the first of which is element `start`, to the bytes of the output.
-fn store(
+pub(crate) fn store(
     output: &OutputTensor,
     scan: &Scan,
     start: usize,

@@ -15,10 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Rescaler, Sums, mask, rescaler};
 use crate::MergeError;
-use crate::kernels::check::first_above;
 use crate::methods::{Kernel, ModelSurvey, Scratch};
 use crate::scan::{View, with_buffers};
-use crate::stream::{Merge, Partial, Planned, Sink, Statistics, Work, bytes_of, tell, total};
+use crate::stream::{Merge, Partial, Planned, Sink, Statistics, Work, bytes_of, store, tell, total};
 
 /// The tensors of an artefact: of each planned weight the unified vector and then the masks of all `tasks`.
 pub fn outputs(plan: &[Planned], tasks: usize) -> Vec<OutputTensor> {
@@ -146,13 +145,9 @@ impl Elected<'_> {
 
     /// Rounds a block to the stored type, and takes the rounded values back.
     fn store(&self, start: usize, unified: &mut [f32], bytes: &mut [u8]) -> Result<(), MergeError> {
-        let OutputTensor { name, dtype, .. } = &self.planned.output;
-        if let Some(e) = first_above(unified, convert::largest_finite(*dtype)) {
-            let (tensor, index, value) = (name.clone(), start + e, unified[e]);
-            return Err(MergeError::Overflow { tensor, index, value, dtype: *dtype });
-        }
-        convert::narrow(*dtype, unified, bytes);
-        convert::widen(*dtype, bytes, unified);
+        let output = &self.planned.output;
+        store(output, &self.merge.scan, start, unified, bytes)?;
+        convert::widen(output.dtype, bytes, unified);
         Ok(())
     }
 
