@@ -14,7 +14,7 @@ mod tests;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::cpu::gemm::{View, ViewMut, Workers, gemm};
+use crate::cpu::gemm::{Onto, View, ViewMut, Workers, gemm};
 use crate::cpu::parallel::for_rows;
 use crate::{Buffer, Weight, Write};
 
@@ -73,29 +73,27 @@ pub fn forward(
 ) {
     dims.check(x, y);
     dims.check_weight(weight.len());
-    let write = match bias {
-        Some(bias) => {
-            put_bias(dims, bias, y, write);
-            Write::Add
-        }
-        None => write,
+    let onto = match bias {
+        Some(bias) => onto_bias(dims, bias, y, write),
+        None => write.into(),
     };
     let transposed = dims.layout == Layout::OutputsInputs;
     let right = Right { weight, depth: dims.inputs, columns: dims.outputs, transposed };
-    multiply(y.host_mut(), write, x.host(), dims.rows, right);
+    multiply(y.host_mut(), onto, x.host(), dims.rows, right);
 }
 
-/// Before the product, which then adds: that way y is not read once more than without a bias when it is set.
-fn put_bias(dims: &Dims, bias: &Buffer, y: &mut Buffer, write: Write) {
+fn onto_bias<'a>(dims: &Dims, bias: &'a Buffer, y: &mut Buffer, write: Write) -> Onto<'a> {
+    let bias = bias.host();
     assert_eq!(bias.len(), dims.outputs, "elements of the bias, {dims:?}");
+    if write == Write::Set {
+        return Onto::Row(bias);
+    }
     for_rows(y.host_mut(), dims.outputs, |_, rows| {
         for row in rows.chunks_exact_mut(dims.outputs) {
-            match write {
-                Write::Set => row.copy_from_slice(bias.host()),
-                Write::Add => row.iter_mut().zip(bias.host()).for_each(|(y, b)| *y += b),
-            }
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
     });
+    Onto::Itself
 }
 
 /// dx = dy·W, or adds that to dx.

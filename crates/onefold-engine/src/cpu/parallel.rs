@@ -18,17 +18,3 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut 
     }
     out.par_chunks_mut(rows * width).enumerate().for_each(|(i, out)| each(i * rows, out));
 }
-
-/// Lends `each` a piece of this thread's own memory, with whatever was left in it. It is kept for the next time, so that
-/// operators allocate only once. `each` must not enter the pool, whose other work may want the same memory.
-pub(crate) fn with_scratch<T>(len: usize, each: impl FnOnce(&mut [f32]) -> T) -> T {
-    std::thread_local! {
-        static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
-    }
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < len {
-            scratch.resize(len, 0.0);
-        }
-        each(&mut scratch[..len])
-    })
-}

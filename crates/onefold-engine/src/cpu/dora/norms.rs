@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::cpu::gemm::{View, ViewMut, Workers, gemm};
 use crate::cpu::linear::Layout;
 use crate::cpu::lora::{Dims, Factors};
-use crate::cpu::parallel::with_scratch;
+use crate::cpu::scratch;
 use crate::cpu::widen::Source;
 use crate::{Buffer, Weight, Write};
 
@@ -28,7 +28,7 @@ pub fn norms(dims: &Dims, weight: Weight<'_>, layout: Layout, factors: &Factors<
     assert_eq!(weight.len(), dims.outputs * dims.inputs, "elements of W, {dims:?}");
     assert_eq!(norms.len(), dims.outputs, "norms of rows, {dims:?}");
     norms.host_mut().par_chunks_mut(OUTPUTS).enumerate().for_each(|(i, norms)| {
-        with_scratch(OUTPUTS * INPUTS, |block| {
+        scratch::with(OUTPUTS * INPUTS, |block| {
             let mut sums = [0.0; OUTPUTS];
             let sums = &mut sums[..norms.len()];
             for from in (0..dims.inputs).step_by(INPUTS) {

@@ -8,11 +8,11 @@
 
 use multiversion::multiversion;
 
-use crate::cpu::gemm::{View, ViewMut, Workers, gemm};
+use crate::Weight;
+use crate::cpu::gemm::{Onto, View, ViewMut, Workers, gemm};
 use crate::cpu::math::dot;
-use crate::cpu::parallel::with_scratch;
+use crate::cpu::scratch;
 use crate::cpu::widen::Source;
-use crate::{Weight, Write};
 
 /// Rows up to which a product is bound by reading the weights.
 pub(crate) const FEW: usize = 4;
@@ -39,36 +39,44 @@ pub(crate) struct Right<'a> {
     pub(crate) transposed: bool,
 }
 
-/// `out[rows, columns] = left[rows, depth] · right`, or adds that to `out`.
-pub(crate) fn multiply(out: &mut [f32], write: Write, left: &[f32], rows: usize, right: Right<'_>) {
+/// `out[rows, columns] = left[rows, depth] · right`, added to what `onto` says.
+pub(crate) fn multiply<'a>(
+    out: &mut [f32],
+    onto: impl Into<Onto<'a>>,
+    left: &[f32],
+    rows: usize,
+    right: Right<'_>,
+) {
+    let onto = onto.into();
     let Right { depth, columns, .. } = right;
     assert!(depth > 0 && right.weight.len() == depth * columns, "elements of a weight");
     assert_eq!((left.len(), out.len()), (rows * depth, rows * columns), "elements of a product");
     let out = ViewMut::new(out, rows, columns, columns);
     match right.weight {
-        _ if rows <= FEW && right.transposed => by_dots(out, write, left, rows, right),
-        _ if rows <= FEW => by_runs(out, write, left, rows, right),
+        _ if rows <= FEW && right.transposed => by_dots(out, onto, left, rows, right),
+        _ if rows <= FEW => by_runs(out, onto, left, rows, right),
         Weight::Full(weight) => {
             let weight = if right.transposed {
                 View::new(weight.host(), columns, depth, depth).t()
             } else {
                 View::new(weight.host(), depth, columns, columns)
             };
-            gemm(out, write, 1.0, View::new(left, rows, depth, depth), weight, Workers::Pool);
+            gemm(out, onto, 1.0, View::new(left, rows, depth, depth), weight, Workers::Pool);
         }
-        Weight::Half(_) => by_blocks(out, write, left, rows, right),
+        Weight::Half(_) => by_blocks(out, onto, left, rows, right),
     }
 }
 
-fn by_blocks(out: ViewMut<'_>, write: Write, left: &[f32], rows: usize, right: Right<'_>) {
+fn by_blocks(out: ViewMut<'_>, onto: Onto<'_>, left: &[f32], rows: usize, right: Right<'_>) {
     out.for_columns(COLUMNS, |start, mut out| {
-        with_scratch(COLUMNS * DEPTH, |scratch| {
+        let onto = onto.columns(start..start + out.columns());
+        scratch::with(COLUMNS * DEPTH, |scratch| {
             for from in (0..right.depth).step_by(DEPTH) {
                 let depth = DEPTH.min(right.depth - from);
                 let left = View::new(&left[from..], rows, depth, right.depth);
                 let block = right.widened(from, depth, start, out.columns(), scratch);
-                let write = if from == 0 { write } else { Write::Add };
-                gemm(out.reborrow(), write, 1.0, left, block, Workers::One);
+                let onto = if from == 0 { onto } else { Onto::Itself };
+                gemm(out.reborrow(), onto, 1.0, left, block, Workers::One);
             }
         });
     });
@@ -97,22 +105,25 @@ impl Right<'_> {
 }
 
 /// Few rows, each column of the right-hand side a run in memory.
-fn by_dots(out: ViewMut<'_>, write: Write, left: &[f32], rows: usize, right: Right<'_>) {
+fn by_dots(out: ViewMut<'_>, onto: Onto<'_>, left: &[f32], rows: usize, right: Right<'_>) {
     let (depth, source) = (right.depth, Source::from(right.weight));
     out.for_columns((TASK / depth).clamp(1, TILE), |start, mut out| {
+        let onto = onto.columns(start..start + out.columns());
         let mut sums = [[0.0; FEW]; TILE];
         dots(&mut sums[..out.columns()], left, depth, source, start * depth);
         for r in 0..rows {
             let sums = sums.iter().map(|sums| sums[r]);
-            put(out.row(r), write, sums);
+            put(out.row(r), onto, sums);
         }
     });
 }
 
-fn put(out: &mut [f32], write: Write, values: impl Iterator<Item = f32>) {
-    match write {
-        Write::Set => out.iter_mut().zip(values).for_each(|(o, v)| *o = v),
-        Write::Add => out.iter_mut().zip(values).for_each(|(o, v)| *o += v),
+fn put(out: &mut [f32], onto: Onto<'_>, values: impl Iterator<Item = f32>) {
+    let out = out.iter_mut();
+    match onto {
+        Onto::Nothing => out.zip(values).for_each(|(o, v)| *o = v),
+        Onto::Itself => out.zip(values).for_each(|(o, v)| *o += v),
+        Onto::Row(row) => out.zip(values).zip(row).for_each(|((o, v), r)| *o = r + v),
     }
 }
 
@@ -132,13 +143,14 @@ fn dots(sums: &mut [[f32; FEW]], left: &[f32], depth: usize, source: Source<'_>,
 }
 
 /// Few rows, each row of the right-hand side a run in memory.
-fn by_runs(out: ViewMut<'_>, write: Write, left: &[f32], rows: usize, right: Right<'_>) {
+fn by_runs(out: ViewMut<'_>, onto: Onto<'_>, left: &[f32], rows: usize, right: Right<'_>) {
     let (depth, source) = (right.depth, Source::from(right.weight));
     out.for_columns(RUN, |start, mut out| {
+        let onto = onto.columns(start..start + out.columns());
         let mut sums = [[0.0; RUN]; FEW];
         runs(&mut sums, out.columns(), left, depth, source, start, right.columns);
         for (r, sums) in sums.iter().enumerate().take(rows) {
-            put(out.row(r), write, sums.iter().copied());
+            put(out.row(r), onto, sums.iter().copied());
         }
     });
 }

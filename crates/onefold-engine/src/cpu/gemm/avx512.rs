@@ -1,0 +1,114 @@
+//! Products on processors with AVX-512, after Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (ACM
+//! TOMS 34, 2008).
+//!
+//! The depth is cut into steps. For each step the right-hand side is packed into panels of 32 columns, once for all tasks. A
+//! task takes a block of the result, packs its rows of the left-hand side in panels of up to 14, and lets each meet the
+//! right-hand panels of its block: the left-hand panel stays in the first cache, the right-hand ones in the second.
+//!
+//! Every element is the sum of its terms in the order of the depth, in steps that depend on the depth alone: neither other rows
+//! and columns nor the number of threads change a bit of it.
+
+mod kernel;
+mod pack;
+
+use super::view::{View, ViewMut};
+use super::{Onto, Workers};
+use crate::cpu::scratch;
+
+/// Most rows of a tile.
+const ROWS: usize = 14;
+/// Most columns of a tile: two vectors.
+const COLUMNS: usize = 32;
+/// Most depth of a step: a left-hand panel then takes 21 KiB, less than half of a first cache.
+const DEPTH: usize = 384;
+/// Rows and columns of a task's block: its right-hand panels take 576 KiB, less than half of a second cache.
+const BLOCK: (usize, usize) = (4 * ROWS, 384);
+/// Most columns that are packed before the tasks begin: 3 MiB.
+const PACKED: usize = 2048;
+/// Right-hand panels that one task packs.
+const PANELS: usize = 4;
+
+/// Whether the processor, and the system, have what the kernels need.
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f")
+}
+
+/// `out = onto + alpha · a · b`; the depth is at least 1, and shapes fit.
+pub(super) fn product(
+    mut out: ViewMut<'_>,
+    onto: Onto<'_>,
+    alpha: f32,
+    a: View<'_>,
+    b: View<'_>,
+    workers: Workers,
+) {
+    if out.shape.column_stride != 1 && out.shape.columns > 1 {
+        assert!(!matches!(onto, Onto::Row(_)), "a row for a transposed destination");
+        return product(out.t(), onto, alpha, b.t(), a.t(), workers);
+    }
+    let (height, depth, columns) = (out.shape.rows, a.shape.columns, out.shape.columns);
+    let (width, step) = (even(columns, PACKED, COLUMNS), even(depth, DEPTH, 1));
+    scratch::with(width * step, |packed| {
+        for column in (0..columns).step_by(width) {
+            let mut out = out.part([0, column], [height, width]);
+            let here = column..column + out.columns();
+            for from in (0..depth).step_by(step) {
+                let span = from..depth.min(from + step);
+                let onto = if from == 0 { onto.columns(here.clone()) } else { Onto::Itself };
+                pack_right(b.block(span.clone(), here.clone()), packed, workers);
+                multiply(out.reborrow(), onto, alpha, a.block(0..height, span), packed, workers);
+            }
+        }
+    });
+}
+
+/// The length of parts, all but the last equal and a multiple of `unit`, none above `most` (a multiple of it too).
+fn even(total: usize, most: usize, unit: usize) -> usize {
+    total.div_ceil(total.div_ceil(most).max(1)).next_multiple_of(unit)
+}
+
+/// All panels of the right-hand side, one after the other.
+fn pack_right(b: View<'_>, packed: &mut [f32], workers: Workers) {
+    let (depth, columns) = (b.shape.rows, b.shape.columns);
+    let packed = &mut packed[..columns.next_multiple_of(COLUMNS) * depth];
+    workers.each_chunk(packed, PANELS * COLUMNS * depth, |i, panels| {
+        for (j, panel) in panels.chunks_mut(COLUMNS * depth).enumerate() {
+            let first = (i * PANELS + j) * COLUMNS;
+            let here = first..columns.min(first + COLUMNS);
+            let width = kernel::panel_columns(here.len());
+            pack::panel(b.block(0..depth, here).t(), width, &mut panel[..width * depth]);
+        }
+    });
+}
+
+/// `out = onto + alpha · a · b` for a `b` that is packed.
+fn multiply(out: ViewMut<'_>, onto: Onto<'_>, alpha: f32, a: View<'_>, packed: &[f32], workers: Workers) {
+    let depth = a.shape.columns;
+    let size = (even(out.shape.rows, BLOCK.0, ROWS), even(out.columns(), BLOCK.1, COLUMNS));
+    out.for_blocks(size, workers, |[row, column], mut block| {
+        let (rows, columns) = (block.shape.rows, block.columns());
+        let a = a.block(row..row + rows, 0..depth);
+        let onto = onto.columns(column..column + columns);
+        let height = even(rows, ROWS, 1);
+        scratch::with(ROWS * depth, |left| {
+            for first in (0..rows).step_by(height) {
+                let tiles = block.part([first, 0], [height, columns]);
+                let lines = a.block(first..first + tiles.shape.rows, 0..depth);
+                let width = kernel::panel_rows(tiles.shape.rows);
+                let left = &mut left[..width * depth];
+                pack::panel(lines, width, left);
+                across(tiles, onto, alpha, left, &packed[column * depth..], depth);
+            }
+        });
+    });
+}
+
+/// One left-hand panel with all right-hand ones of a block.
+fn across(mut tiles: ViewMut<'_>, onto: Onto<'_>, alpha: f32, left: &[f32], right: &[f32], depth: usize) {
+    let (rows, columns) = (tiles.shape.rows, tiles.columns());
+    for (i, right) in right.chunks(COLUMNS * depth).enumerate().take(columns.div_ceil(COLUMNS)) {
+        let tile = tiles.part([0, i * COLUMNS], [rows, COLUMNS]);
+        let here = i * COLUMNS..i * COLUMNS + tile.columns();
+        kernel::multiply(tile, onto.columns(here), alpha, left, right, depth);
+    }
+}
