@@ -3,7 +3,7 @@
 //!
 //! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`config`]
 //! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, [`model`]
-//! runs it, forwards and backwards, and [`optimizer`] moves its parameters.
+//! runs it, forwards and backwards, [`optimizer`] moves its parameters, and [`schedule`] says how far.
 
 pub mod config;
 pub mod families;
@@ -11,4 +11,5 @@ pub mod image;
 mod json;
 pub mod model;
 pub mod optimizer;
+pub mod schedule;
 pub mod text;
