@@ -6,7 +6,7 @@
 
 use crate::numeric::Matrix;
 
-/// What a balancer wants to know at a step.
+/// What a balancer wants to know at a step. Ask once, before the step; it holds until the step is over.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Needs {
     /// Training losses of the batch.
@@ -139,7 +139,7 @@ pub struct Outcome<'a> {
     pub losses: Option<&'a [Option<f64>]>,
     /// The same after the update.
     pub again: Option<&'a [Option<f64>]>,
-    /// Losses of a batch of validation rows, none for tasks that it has no rows of.
+    /// Losses of a batch of validation rows (or means over several), none for tasks that it has no rows of.
     pub validation: Option<&'a [Option<f64>]>,
     /// For [`Gradients::Norms`].
     pub norms: Option<&'a [f64]>,

@@ -42,7 +42,8 @@ pub struct Dropping {
 }
 
 impl Dropping {
-    /// Writes the update of a chunk of a tensor that begins at element `start`, from the gradients of the tasks present.
+    /// Writes the update of a chunk of a tensor that begins at element `start`, from the gradients of the tasks that have a
+    /// weight, each as long as `out`.
     pub fn combine(&self, tensor: &str, start: u64, gradients: &[&[f32]], out: &mut [f32]) {
         let stream = Stream::new(self.seed, &format!("graddrop {}", self.step), tensor);
         let mut draws = vec![0; out.len()];

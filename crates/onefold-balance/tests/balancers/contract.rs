@@ -150,7 +150,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     /// Zeros, NaN, infinities and numbers at the ends of their range: weights stay finite, what is left out is named, and
-    /// the state can still be saved. The trainer here touches no gradient of weight zero, so the update is finite too.
+    /// the state can still be saved.
     #[test]
     fn nothing_makes_a_weight_that_is_no_number(run in runs(hostile(3), 8)) {
         for settings in cases() {
