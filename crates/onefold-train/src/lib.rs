@@ -1,11 +1,13 @@
 //! Everything that runs a model: what its configuration says, where its tensors are, and how rows of a dataset become
 //! the numbers it is fed.
 //!
-//! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`config`]
+//! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`data`] reads
+//! datasets and says which rows are learnt when, [`config`]
 //! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, [`model`]
 //! runs it, forwards and backwards, [`optimizer`] moves its parameters, and [`schedule`] says how far.
 
 pub mod config;
+pub mod data;
 pub mod families;
 pub mod image;
 mod json;

@@ -25,12 +25,26 @@ pub fn conversation(
     template: &ChatTemplate,
     conversation: &Conversation,
 ) -> Result<Masked, TextError> {
+    conversation_from(tokenizer, template, conversation, 0)
+}
+
+/// The tokens of a whole conversation and which of them are answers of the messages from number `first` on.
+pub fn conversation_from(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    first: usize,
+) -> Result<Masked, TextError> {
     let rendered = template.render(conversation, false)?;
     let encoded = tokens(tokenizer, &rendered)?;
+    let prefixes = Prefixes { tokenizer, template, conversation, whole: &encoded.ids };
     let answer = if template.has_generation_blocks() {
-        by_spans(&encoded, &rendered)
+        let given = prefixes.length(first, false)?;
+        let mut answer = by_spans(&encoded, &rendered);
+        answer[..given].fill(false);
+        answer
     } else {
-        by_prefixes(tokenizer, template, conversation, &encoded.ids)?
+        prefixes.answers(first)?
     };
     Ok(Masked { ids: encoded.ids, answer })
 }
@@ -47,36 +61,43 @@ fn by_spans(encoded: &Encoded, rendered: &Rendered) -> Vec<bool> {
     encoded.offsets.iter().map(inside).collect()
 }
 
-fn by_prefixes(
-    tokenizer: &Tokenizer,
-    template: &ChatTemplate,
-    conversation: &Conversation,
-    whole: &[u32],
-) -> Result<Vec<bool>, TextError> {
-    let mut answer = vec![false; whole.len()];
-    for (i, message) in conversation.messages.iter().enumerate() {
-        if message.get("role").and_then(|role| role.as_str()) != Some("assistant") {
-            continue;
+/// Beginnings of a conversation.
+struct Prefixes<'a> {
+    tokenizer: &'a Tokenizer,
+    template: &'a ChatTemplate,
+    conversation: &'a Conversation,
+    whole: &'a [u32],
+}
+
+impl Prefixes<'_> {
+    fn answers(&self, first: usize) -> Result<Vec<bool>, TextError> {
+        let mut answer = vec![false; self.whole.len()];
+        for (i, message) in self.conversation.messages.iter().enumerate().skip(first) {
+            if message.get("role").and_then(|role| role.as_str()) == Some("assistant") {
+                let start = self.length(i, i > 0)?;
+                let end = self.length(i + 1, false)?;
+                answer[start.min(end)..end].fill(true);
+            }
         }
-        let length = |count: usize, prompt: bool| -> Result<usize, TextError> {
-            if count == 0 && !prompt {
-                return Ok(0);
-            }
-            let ids = tokens(tokenizer, &template.render_first(conversation, count, prompt)?)?.ids;
-            match ids.iter().zip(whole).position(|(a, b)| a != b) {
-                None if ids.len() <= whole.len() => Ok(ids.len()),
-                at => Err(TextError::NoPrefix {
-                    template: template.name().to_owned(),
-                    messages: count,
-                    at: at.unwrap_or(whole.len()),
-                }),
-            }
-        };
-        let start = length(i, i > 0)?;
-        let end = length(i + 1, false)?;
-        answer[start.min(end)..end].fill(true);
+        Ok(answer)
     }
-    Ok(answer)
+
+    /// How many tokens the first `count` messages take.
+    fn length(&self, count: usize, prompt: bool) -> Result<usize, TextError> {
+        if count == 0 && !prompt {
+            return Ok(0);
+        }
+        let rendered = self.template.render_first(self.conversation, count, prompt)?;
+        let ids = tokens(self.tokenizer, &rendered)?.ids;
+        match ids.iter().zip(self.whole).position(|(a, b)| a != b) {
+            None if ids.len() <= self.whole.len() => Ok(ids.len()),
+            at => Err(TextError::NoPrefix {
+                template: self.template.name().to_owned(),
+                messages: count,
+                at: at.unwrap_or(self.whole.len()),
+            }),
+        }
+    }
 }
 
 #[cfg(test)]

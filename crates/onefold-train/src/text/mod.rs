@@ -12,4 +12,4 @@ pub use special::SpecialTokens;
 pub use tokenizer::{Encoded, Input, Limit, Tokenizer};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
