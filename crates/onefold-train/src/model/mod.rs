@@ -3,7 +3,7 @@
 //! ```text
 //! Checkpoint ─ Parameters::load ─▶ Parameters ── adapt ──▶ … with LoRA factors
 //!                                     │ built from roles
-//! Batch ──────────────────────────▶ TextModel, … : embedding ▶ Stack of Layers ▶ norm ▶ head ▶ Losses
+//! Batch ──────────────────────────▶ Model, ClipModel: embedding ▶ Stack of Layers ▶ norm ▶ head ▶ Losses
 //!                                     │ and back up
 //!                                     ▼
 //!                               GradientSink: one tensor's gradient after the other
@@ -36,6 +36,7 @@ mod memory;
 mod norm;
 mod parameters;
 mod pass;
+mod pooled;
 mod stack;
 mod targets;
 #[cfg(test)]
@@ -43,6 +44,7 @@ mod testing;
 mod text;
 mod tower;
 mod vision;
+mod whole;
 
 pub use attention::{Attention, AttentionSaved, AttentionSettings};
 pub use batch::{Batch, BatchError, Limits, Sequence, next_tokens};
@@ -64,7 +66,9 @@ pub use parameters::{
     ParametersError, Part, SaveError, Trained,
 };
 pub use pass::{Coins, Pass};
+pub use pooled::SentencePooling;
 pub use stack::{Activations, Keep, Stack};
 pub use targets::Targets;
-pub use text::{SentenceError, SentencePooling, TextModel, Training};
+pub use text::{SentenceError, TextModel};
 pub use vision::{Image, ImageBatch, VisionModel};
+pub use whole::{Model, Training};

@@ -9,10 +9,8 @@ use crate::model::gradients::{Backward, GradientSink};
 use crate::model::linear::{Linear, LinearSaved, LinearScratch};
 use crate::model::parameters::Parameters;
 use crate::model::pass::Pass;
+use crate::model::pooled::SHORTEST;
 use crate::model::tower::{Embed, Return, Tower, Way};
-
-/// Rows shorter than this are not made longer.
-const SHORTEST: f32 = 1e-12;
 
 /// A tower whose answers are vectors of length 1.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
+use super::text::ends;
 use super::*;
 use crate::families::TensorSpec;
 use crate::model::testing::{Golden, PLAIN, bits, losses};
-use crate::model::{Gradients, Image, Sequence};
+use crate::model::{BatchError, GradientSink, Gradients, Image, Sequence, Training};
 
 fn texts(golden: &Golden) -> Batch {
     let [ids, mask] = ["input_ids", "attention_mask"].map(|key| golden.input(key).unwrap());
