@@ -70,10 +70,9 @@ impl Object {
     /// Its text, with the two blanks of `transformers`.
     pub fn print(&self) -> String {
         let pad = " ".repeat(self.indent + 2);
-        let field = |(key, value): (&String, &Box<RawValue>)| {
-            format!("{pad}{}: {}", Value::from(key.as_str()), value.get())
-        };
-        let fields: Vec<String> = self.entries.iter().map(field).collect();
+        let fields: Vec<String> = (self.entries.iter())
+            .map(|(key, value)| format!("{pad}{}: {}", Value::from(key.as_str()), value.get()))
+            .collect();
         format!("{{\n{}\n{}}}{}", fields.join(",\n"), " ".repeat(self.indent), self.end)
     }
 

@@ -75,7 +75,7 @@ fn set(object: &mut Object, key: &str, value: &Value, done: &mut Vec<String>) {
 }
 
 fn set_dtype(object: &mut Object, dtype: &str, top: bool, done: &mut Vec<String>) {
-    let keys: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|k| object.contains(*k)).collect();
+    let keys: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|k| object.contains(k)).collect();
     for key in &keys {
         set(object, key, &json!(dtype), done);
     }
@@ -85,7 +85,7 @@ fn set_dtype(object: &mut Object, dtype: &str, top: bool, done: &mut Vec<String>
 }
 
 fn set_layers(object: &mut Object, layers: &[usize], done: &mut Vec<String>) {
-    for key in LAYER_COUNTS.into_iter().filter(|k| object.contains(*k)).take(1).collect::<Vec<_>>() {
+    for key in LAYER_COUNTS.into_iter().filter(|k| object.contains(k)).take(1).collect::<Vec<_>>() {
         set(object, key, &json!(layers.len()), done);
     }
     for key in PER_LAYER {
