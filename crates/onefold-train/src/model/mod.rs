@@ -40,7 +40,7 @@ mod pooled;
 mod stack;
 mod targets;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text;
 mod tower;
 mod vision;
@@ -62,8 +62,8 @@ pub use linear::{Linear, LinearSaved};
 pub use memory::BatchShape;
 pub use norm::Norm;
 pub use parameters::{
-    AdaptError, AdapterSettings, Factor, HeadError, HeadStart, Origin, Parameter, ParameterId, Parameters,
-    ParametersError, Part, SaveError, Trained,
+    AdaptError, AdapterSettings, Destination, Factor, HeadError, HeadStart, Origin, Parameter, ParameterId,
+    Parameters, ParametersError, Part, SaveError, Trained,
 };
 pub use pass::{Coins, Pass};
 pub use pooled::SentencePooling;
