@@ -182,6 +182,11 @@ impl<E: Embed> Tower<E> {
         self.stack.cache(rows)
     }
 
+    /// Bytes of such a cache.
+    pub(super) fn cache_bytes(&self, rows: usize) -> usize {
+        self.stack.cache_bytes(rows)
+    }
+
     /// What makes its rows.
     pub(super) fn embedding(&self) -> &E {
         &self.embedding

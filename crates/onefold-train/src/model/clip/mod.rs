@@ -12,7 +12,7 @@ mod projected;
 mod tests;
 mod text;
 
-use onefold_engine::cpu::loss::head;
+use onefold_engine::cpu::loss::{Objective, head};
 use onefold_engine::cpu::{elementwise, linear};
 use onefold_engine::{Buffer, Weight, Write};
 
@@ -23,6 +23,7 @@ use projected::Projected;
 use super::batch::Batch;
 use super::embedding::Embedding;
 use super::error::ModelError;
+use super::memory::BatchShape;
 use super::parameters::{ParameterId, Parameters, Part};
 use super::tower::Way;
 use super::vision::{self, ImageBatch, PatchEmbedding};
@@ -66,6 +67,22 @@ impl ClipModel {
             loss: head::Scratch::default(),
             logits: Buffer::default(),
         })
+    }
+
+    /// Bytes of activations that pairs need if everything is trained; the two shapes have as many sequences.
+    pub fn activation_bytes(&self, texts: &BatchShape, images: &BatchShape) -> usize {
+        let (vocabulary, width, scale, empty) = (images.sequences, self.text.width(), 1.0, Buffer::default());
+        let weight = Weight::Full(&empty);
+        let objective = Objective::CROSS_ENTROPY;
+        let head = head::Head { weight, bias: None, vocabulary, width, scale, cap: None, objective };
+        let loss = head::scratch_bytes(&head, images.sequences, images.training());
+        self.text.bytes_for(texts) + self.vision.bytes_for(images) + loss
+    }
+
+    /// Bytes of activations that are held since the largest batch.
+    pub fn held_bytes(&self) -> usize {
+        let Self { text, vision, loss, logits, .. } = self;
+        text.held_bytes() + vision.held_bytes() + loss.bytes() + logits.bytes()
     }
 
     /// Vectors `[texts, width]` of length 1.

@@ -15,7 +15,9 @@ use super::batch::{Batch, Limits};
 use super::embedding::{Embedding, EmbeddingSettings};
 use super::error::ModelError;
 use super::head::{Head, HeadSettings, Heads};
+use super::memory::BatchShape;
 use super::parameters::Parameters;
+use super::stack::Keep;
 use super::tower::{Cached, StackSettings, Tower, Way};
 use super::whole::Model;
 use crate::config::ModelConfig;
@@ -104,6 +106,16 @@ impl TextModel {
     /// A cache of so many rows.
     pub(super) fn cache(&self, rows: usize) -> Vec<KeyValues> {
         self.tower.cache(rows)
+    }
+
+    /// Bytes of such a cache, and of all else that is held while so many texts go on: `prompts` tokens are read at once.
+    pub(super) fn generation_bytes(&self, texts: usize, prompts: usize, rows: usize) -> usize {
+        let shape = BatchShape { rows: prompts, sequences: texts, keep: Keep::Nothing, dropout: false };
+        let head = match self.heads.used() {
+            Head::Language(head, _) => head.logits_bytes(texts),
+            Head::Classes(..) | Head::None => 0,
+        };
+        self.tower.bytes_for(&shape) + self.tower.cache_bytes(rows) + head
     }
 
     /// Scores `[rows.len(), vocabulary]` of the next token at some of the batch's rows, whose sequences go on from what is in
