@@ -177,6 +177,25 @@ pub enum CheckpointError {
         /// What is wrong with it or with its base.
         source: Box<EmrError>,
     },
+    /// A `modules.json` that is not one.
+    #[error("{path}: {message}", path = path.display())]
+    Modules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Files of a model's folders that lie elsewhere.
+    #[error(
+        "{dir}: links in the folders of a model may not lead out of it: {shown}; put the files themselves there",
+        dir = dir.display(), shown = shown(links)
+    )]
+    LinkOutside {
+        /// The model's directory.
+        dir: PathBuf,
+        /// Each link, and where it leads.
+        links: Vec<(String, PathBuf)>,
+    },
     /// The output directory exists already.
     #[error("{path}: exists already; give --force to replace it", path = path.display())]
     OutputExists {
@@ -224,6 +243,15 @@ pub enum CheckpointError {
         /// Bytes that the file system offers.
         available: u64,
     },
+}
+
+/// The first few links.
+fn shown(links: &[(String, PathBuf)]) -> String {
+    const SHOWN: usize = 4;
+    let one = |(name, target): &(String, PathBuf)| format!("{} → {}", name.escape_debug(), target.display());
+    let shown: Vec<String> = links.iter().take(SHOWN).map(one).collect();
+    let rest = links.len().saturating_sub(SHOWN);
+    shown.join(", ") + &if rest > 0 { format!(" and {rest} more") } else { String::new() }
 }
 
 impl CheckpointError {

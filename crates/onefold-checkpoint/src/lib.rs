@@ -4,12 +4,14 @@
 //! piece by piece. Writing goes through [`output::Output`], the only place that creates files.
 
 pub mod adapter;
+pub mod beside;
 pub mod checkpoint;
 pub mod convert;
 mod dtype;
 pub mod emr;
 mod error;
 pub mod header;
+pub mod json;
 pub mod mapped;
 pub mod output;
 pub mod pytorch;

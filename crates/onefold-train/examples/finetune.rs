@@ -1,24 +1,23 @@
 //! A gradient step on a Hugging Face checkpoint: `cargo run --release -p onefold-train --example finetune -- MODEL OUT`
 //!
-//! Loads a decoder, shows the loss of a sentence, moves all parameters once, and writes a checkpoint that transformers loads.
+//! Loads a decoder, shows the loss of a sentence, moves all parameters once, and writes a model that transformers loads.
 
 use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use onefold_checkpoint::output::{Layout, Output};
 use onefold_checkpoint::{Checkpoint, CheckpointError};
 use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::optimizer::AdamW;
 use onefold_train::config::ModelConfig;
-use onefold_train::model::{Batch, Gradients, Parameters, Sequence, TextModel, Training, next_tokens};
+use onefold_train::model::{
+    Batch, Destination, Gradients, Parameters, Sequence, TextModel, Training, next_tokens,
+};
 use onefold_train::optimizer::{Decay, Optimizer, Rule};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
-    let (Some(dir), Some(out)) = (paths.next(), paths.next()) else {
-        return Err("usage: finetune MODEL OUT".into());
-    };
+    let (dir, out) = paths.next().zip(paths.next()).ok_or("usage: finetune MODEL OUT")?;
     let say =
         |errors: Vec<CheckpointError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let checkpoint = Checkpoint::open(&dir).map_err(say)?;
@@ -35,10 +34,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     writeln!(io::stdout(), "loss {:.4}", losses.objective)?;
     let mut optimizer = Optimizer::new(Rule::AdamW(AdamW::default()), Decay::Matrices);
     optimizer.step(&mut parameters, &gradients, 1.0, Some(1.0))?;
-
-    let layout = Layout::new(parameters.output_tensors(), 5 << 30);
-    let output = Output::create(&out, layout, "finetune", std::slice::from_ref(&dir), false)?.output;
-    parameters.write(&output)?;
-    output.commit(Some(&std::fs::read(dir.join("config.json"))?))?;
+    parameters.save(&Destination { source: &dir, out: &out, replace: false })?;
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! `config.json` of the output: the donor's, byte for byte, but for the values that the merge changed.
 
-use indexmap::IndexMap;
-use serde_json::value::RawValue;
+use onefold_checkpoint::json::Object;
 use serde_json::{Value, json};
 
 /// Keys under which configs state their number of layers.
@@ -35,16 +34,13 @@ pub fn edit(text: &str, changes: &Changes) -> Result<(String, Vec<String>), Stri
     Ok((edited.unwrap_or_else(|| text.to_owned()), done))
 }
 
-type Object = IndexMap<String, Box<RawValue>>;
-
 fn edit_object(
     text: &str,
     changes: &Changes,
     top: bool,
     done: &mut Vec<String>,
 ) -> Result<Option<String>, String> {
-    let mut object: Object =
-        serde_json::from_str(text).map_err(|e| format!("config.json is not a JSON object: {e}"))?;
+    let mut object = Object::parse(text).map_err(|e| format!("config.json is not a JSON object: {e}"))?;
     let before = done.len();
     if let Some(dtype) = changes.dtype {
         set_dtype(&mut object, dtype, top, done);
@@ -53,36 +49,33 @@ fn edit_object(
         set_layers(&mut object, layers, done);
     }
     if let Some(rows) = changes.vocab_size
-        && object.contains_key("vocab_size")
+        && object.contains("vocab_size")
     {
         set(&mut object, "vocab_size", &json!(rows), done);
     }
-    if changes.untie && (object.contains_key("tie_word_embeddings") || top) {
+    if changes.untie && (object.contains("tie_word_embeddings") || top) {
         set(&mut object, "tie_word_embeddings", &json!(false), done);
     }
     if let Some(architecture) = changes.architecture.as_ref().filter(|_| top) {
         set(&mut object, "architectures", &json!([architecture]), done);
     }
-    if let Some(inner) = object.get("text_config").map(|raw| raw.get().to_owned())
+    if let Some(inner) = object.text("text_config").map(str::to_owned)
         && let Some(edited) = edit_object(&inner, changes, false, done)?
     {
-        object.insert("text_config".into(), raw(edited));
+        object.set_text("text_config", edited);
     }
-    Ok((done.len() > before).then(|| print(&object, text)))
+    Ok((done.len() > before).then(|| object.print()))
 }
 
 fn set(object: &mut Object, key: &str, value: &Value, done: &mut Vec<String>) {
-    let text = value.to_string();
-    let old = object.get(key).map(|raw| raw.get().to_owned());
-    if old.as_deref().and_then(|o| serde_json::from_str::<Value>(o).ok()).as_ref() == Some(value) {
-        return;
+    let old = object.text(key).unwrap_or("absent").to_owned();
+    if object.set(key, value) {
+        done.push(format!("{key}: {old} → {value}"));
     }
-    done.push(format!("{key}: {} → {text}", old.as_deref().unwrap_or("absent")));
-    object.insert(key.to_owned(), raw(text));
 }
 
 fn set_dtype(object: &mut Object, dtype: &str, top: bool, done: &mut Vec<String>) {
-    let keys: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|k| object.contains_key(*k)).collect();
+    let keys: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|k| object.contains(k)).collect();
     for key in &keys {
         set(object, key, &json!(dtype), done);
     }
@@ -92,34 +85,16 @@ fn set_dtype(object: &mut Object, dtype: &str, top: bool, done: &mut Vec<String>
 }
 
 fn set_layers(object: &mut Object, layers: &[usize], done: &mut Vec<String>) {
-    for key in LAYER_COUNTS.into_iter().filter(|k| object.contains_key(*k)).take(1).collect::<Vec<_>>() {
+    for key in LAYER_COUNTS.into_iter().filter(|k| object.contains(k)).take(1).collect::<Vec<_>>() {
         set(object, key, &json!(layers.len()), done);
     }
     for key in PER_LAYER {
-        let Some(Value::Array(old)) = object.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok())
-        else {
-            continue;
-        };
+        let Some(Value::Array(old)) = object.value(key) else { continue };
         let new: Vec<&Value> = layers.iter().filter_map(|layer| old.get(*layer)).collect();
         if new.len() == layers.len() {
             set(object, key, &json!(new), done);
         }
     }
-}
-
-fn raw(text: String) -> Box<RawValue> {
-    RawValue::from_string(text).expect("texts come from a JSON printer or parser")
-}
-
-/// Prints with the two blanks of `transformers`, every unchanged value as it was written.
-fn print(object: &Object, original: &str) -> String {
-    // The indentation of a nested object is that of its closing brace.
-    let indent = original.lines().last().map_or(0, |l| l.len() - l.trim_start().len());
-    let pad = " ".repeat(indent + 2);
-    let fields: Vec<String> =
-        object.iter().map(|(k, v)| format!("{pad}{}: {}", Value::from(k.as_str()), v.get())).collect();
-    let end = if original.ends_with('\n') { "\n" } else { "" };
-    format!("{{\n{}\n{}}}{end}", fields.join(",\n"), " ".repeat(indent))
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ pub mod plan;
 pub mod progress;
 pub mod recipe;
 pub mod report;
-mod sentence_transformers;
 pub mod tokenizer;
 
 /// The code of the README, compiled.

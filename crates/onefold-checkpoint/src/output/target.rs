@@ -38,7 +38,7 @@ pub fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), C
     }
 }
 
-/// Whether `--force` may delete what is there: an output of ours, a model directory, an empty one, or nothing. A home
+/// Whether `--force` may delete what is there: an output of ours, a directory of a model or an adapter, an empty one, or nothing. A home
 /// directory is none of these, a repository with its history is more.
 fn is_replaceable(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
@@ -49,7 +49,8 @@ fn is_replaceable(dir: &Path) -> bool {
         "pytorch_model.bin.index.json",
     ];
     let model = has("config.json") && weights.iter().any(|name| has(name));
-    let ours = has("onefold.json") || model;
+    let adapter = has("adapter_config.json") && has("adapter_model.safetensors");
+    let ours = has("onefold.json") || model || adapter;
     dir.symlink_metadata().is_err() || is_empty(dir) || (ours && !dir.join(".git").exists())
 }
 

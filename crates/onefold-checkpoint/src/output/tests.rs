@@ -186,4 +186,10 @@ fn force_needs_more_than_a_config() {
     assert!(check_target(&out, &[], true).is_ok());
     fs::create_dir(out.join(".git")).unwrap();
     assert!(check_target(&out, &[], true).is_err(), "a repository has a history");
+    let adapter = dir.path().join("adapter");
+    fs::create_dir(&adapter).unwrap();
+    super::create(&adapter.join("adapter_config.json")).unwrap();
+    assert!(check_target(&adapter, &[], true).is_err());
+    super::create(&adapter.join("adapter_model.safetensors")).unwrap();
+    assert!(check_target(&adapter, &[], true).is_ok());
 }

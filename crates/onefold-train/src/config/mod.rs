@@ -119,6 +119,20 @@ impl ModelConfig {
         }
     }
 
+    /// That of the same trunk with another head. `labels` are the names of its classes, and may be absent.
+    #[must_use]
+    pub fn with_head(&self, head: Head, labels: Vec<String>, problem: Problem) -> Self {
+        let mut config = self.clone();
+        let common = match &mut config {
+            Self::Decoder(config) => &mut config.common,
+            Self::Encoder(config) => &mut config.common,
+            Self::Vision(config) => &mut config.common,
+            Self::Clip(config) => &mut config.common,
+        };
+        *common = Common { head, labels, problem, ..common.clone() };
+        config
+    }
+
     /// What all configurations have in common.
     pub fn common(&self) -> &Common {
         match self {
@@ -170,7 +184,7 @@ const WITHOUT_EFFECT: [&str; 33] = [
 /// Reads what all configurations have, last of all, so that the rest is unread.
 fn common(fields: &Fields<'_>, language: bool) -> Result<Common, ConfigError> {
     let labels = labels(fields)?;
-    let count = fields.size("num_labels", labels.len().max(2))?;
+    let count = fields.size("num_labels", if labels.is_empty() { 2 } else { labels.len() })?;
     if !labels.is_empty() && labels.len() != count {
         return Err(fields.contradiction(format!("`num_labels` is {count}, `id2label` has {}", labels.len())));
     }

@@ -8,6 +8,7 @@ mod architecture;
 mod decoder;
 mod encoder;
 mod find;
+mod module;
 mod vision;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use std::borrow::Cow;
 pub use self::architecture::architecture;
 use crate::config::{Head, ModelConfig};
 pub use find::{FamilyError, Found, find};
+pub(crate) use module::{library, module};
 
 /// What a tensor does, whatever its family calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

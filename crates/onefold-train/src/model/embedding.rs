@@ -11,6 +11,7 @@ use super::memory::{BatchShape, held, size};
 use super::norm::Norm;
 use super::parameters::{ParameterId, Parameters, Part};
 use super::pass::{Pass, Site};
+use super::targets::Targets;
 use super::tower::Embed;
 use crate::families::{Half, Role};
 
@@ -135,6 +136,10 @@ impl Embed for Embedding {
 
     fn positions(batch: &Batch) -> &[u32] {
         batch.positions()
+    }
+
+    fn targets(batch: &Batch) -> &Targets {
+        batch.targets()
     }
 
     fn width(&self) -> usize {

@@ -88,7 +88,8 @@ impl Lent {
 }
 
 /// The way back.
-pub(super) struct Backward<'a> {
+#[allow(missing_debug_implementations, reason = "a sink need not have it")]
+pub struct Backward<'a> {
     pub(super) pass: &'a Pass<'a>,
     pub(super) sink: &'a mut dyn GradientSink,
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! Checkpoint ─ Parameters::load ─▶ Parameters ── adapt ──▶ … with LoRA factors
 //!                                     │ built from roles
-//! Batch ──────────────────────────▶ TextModel, … : embedding ▶ Stack of Layers ▶ norm ▶ head ▶ Losses
+//! Batch ──────────────────────────▶ Model, ClipModel: embedding ▶ Stack of Layers ▶ norm ▶ head ▶ Losses
 //!                                     │ and back up
 //!                                     ▼
 //!                               GradientSink: one tensor's gradient after the other
@@ -36,13 +36,15 @@ mod memory;
 mod norm;
 mod parameters;
 mod pass;
+mod pooled;
 mod stack;
 mod targets;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text;
 mod tower;
 mod vision;
+mod whole;
 
 pub use attention::{Attention, AttentionSaved, AttentionSettings};
 pub use batch::{Batch, BatchError, Limits, Sequence, next_tokens};
@@ -60,11 +62,13 @@ pub use linear::{Linear, LinearSaved};
 pub use memory::BatchShape;
 pub use norm::Norm;
 pub use parameters::{
-    AdaptError, AdapterSettings, Factor, HeadError, HeadStart, Origin, Parameter, ParameterId, Parameters,
-    ParametersError, Part, SaveError, Trained,
+    AdaptError, AdapterSettings, Destination, Factor, HeadError, HeadStart, Origin, Parameter, ParameterId,
+    Parameters, ParametersError, Part, SaveError, Trained,
 };
 pub use pass::{Coins, Pass};
+pub use pooled::SentencePooling;
 pub use stack::{Activations, Keep, Stack};
 pub use targets::Targets;
-pub use text::{SentenceError, SentencePooling, TextModel, Training};
+pub use text::{SentenceError, TextModel};
 pub use vision::{Image, ImageBatch, VisionModel};
+pub use whole::{Model, Training};

@@ -140,6 +140,11 @@ impl Stack {
         self.layers.iter().map(|layer| layer.attention().cache(rows)).collect()
     }
 
+    /// Bytes of such a cache.
+    pub(super) fn cache_bytes(&self, rows: usize) -> usize {
+        self.layers.iter().map(|layer| layer.attention().cache_bytes(rows)).sum()
+    }
+
     /// The result of a forward pass, and where its gradient has to be written before [`Stack::backward`].
     pub(super) fn output<'a>(&self, activations: &'a mut Activations) -> (&'a Buffer, &'a mut Buffer) {
         let Activations { stream, normed, scratch, d, .. } = activations;

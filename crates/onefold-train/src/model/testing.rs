@@ -16,42 +16,42 @@ use crate::config::ModelConfig;
 use crate::families::TensorSpec;
 use crate::json::read_object;
 
-pub(super) const PLAIN: Training =
+pub(crate) const PLAIN: Training =
     Training { objective: Objective::CROSS_ENTROPY, checkpointing: false, coins: None };
 
 /// A variant of a family with what transformers computes on it.
-pub(super) struct Golden {
-    pub(super) name: String,
-    pub(super) config: ModelConfig,
-    pub(super) checkpoint: Checkpoint,
+pub(crate) struct Golden {
+    pub(crate) name: String,
+    pub(crate) config: ModelConfig,
+    pub(crate) checkpoint: Checkpoint,
     values: Map<String, Value>,
 }
 
-pub(super) fn testdata() -> PathBuf {
+pub(crate) fn testdata() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/families"))
 }
 
 impl Golden {
-    pub(super) fn open(name: &str) -> Self {
+    pub(crate) fn open(name: &str) -> Self {
         let dir = testdata().join(name);
         let values = read_object(&dir.join("golden.json")).unwrap();
         let checkpoint = Checkpoint::open(&testdata().join(values["weights"].as_str().unwrap())).unwrap();
         Self { name: name.to_owned(), config: ModelConfig::open(&dir).unwrap(), checkpoint, values }
     }
 
-    pub(super) fn parameters(&self, trainable: impl Fn(&TensorSpec) -> bool + Sync) -> Parameters {
+    pub(crate) fn parameters(&self, trainable: impl Fn(&TensorSpec) -> bool + Sync) -> Parameters {
         Parameters::load(&self.config, &self.checkpoint, trainable).unwrap()
     }
 
     /// All numbers of a value, however deeply nested.
-    pub(super) fn numbers(&self, key: &str) -> Vec<f64> {
+    pub(crate) fn numbers(&self, key: &str) -> Vec<f64> {
         let mut numbers = Vec::new();
         flatten(&self.values[key], &mut numbers);
         numbers
     }
 
     /// Rows of a matrix of inputs.
-    pub(super) fn input(&self, key: &str) -> Option<Vec<Vec<f64>>> {
+    pub(crate) fn input(&self, key: &str) -> Option<Vec<Vec<f64>>> {
         let rows = self.values["inputs"].get(key)?.as_array().unwrap();
         let row = |row: &Value| {
             let mut numbers = Vec::new();
@@ -62,7 +62,7 @@ impl Golden {
     }
 
     #[track_caller]
-    pub(super) fn assert_close(&self, found: &[f32], expected: &[f64]) {
+    pub(crate) fn assert_close(&self, found: &[f32], expected: &[f64]) {
         assert_eq!(found.len(), expected.len(), "{}", self.name);
         for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
             let off = (f64::from(*found) - expected).abs();
@@ -71,7 +71,7 @@ impl Golden {
     }
 
     /// Losses after each step, in the order of the trace.
-    pub(super) fn assert_trace(
+    pub(crate) fn assert_trace(
         &self,
         parameters: &mut Parameters,
         mut step: impl FnMut(&Parameters, &mut Gradients) -> f64,
@@ -91,7 +91,7 @@ impl Golden {
     }
 
     /// Every parameter's gradient: norm and samples.
-    pub(super) fn assert_gradients(&self, parameters: &Parameters, gradients: &Gradients) {
+    pub(crate) fn assert_gradients(&self, parameters: &Parameters, gradients: &Gradients) {
         let expected = self.values["gradients"].as_object().unwrap();
         let mut seen = 0;
         for (id, parameter) in parameters.iter() {
@@ -121,9 +121,9 @@ fn flatten(value: &Value, out: &mut Vec<f64>) {
 }
 
 /// Type, shape and bytes of tensors by name.
-pub(super) type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-pub(super) fn stored(checkpoint: &Checkpoint) -> Stored {
+pub(crate) fn stored(checkpoint: &Checkpoint) -> Stored {
     let tensor = |(name, tensor): (&String, &Tensor)| {
         let mut bytes = vec![0; tensor.bytes()];
         assert!(tensor.read_bytes(0, &mut bytes));
@@ -133,7 +133,7 @@ pub(super) fn stored(checkpoint: &Checkpoint) -> Stored {
 }
 
 /// A checkpoint of these tensors.
-pub(super) fn write(dir: &Path, tensors: &Stored) -> Checkpoint {
+pub(crate) fn write(dir: &Path, tensors: &Stored) -> Checkpoint {
     let of = |(name, (dtype, shape, _)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| OutputTensor {
         name: name.clone(),
         dtype: *dtype,
@@ -150,7 +150,7 @@ pub(super) fn write(dir: &Path, tensors: &Stored) -> Checkpoint {
 }
 
 /// All tensors in another type.
-pub(super) fn converted(tensors: &Stored, to: Dtype) -> Stored {
+pub(crate) fn converted(tensors: &Stored, to: Dtype) -> Stored {
     let convert = |(name, (dtype, shape, bytes)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| {
         let mut values = vec![0.0; bytes.len() / dtype.size()];
         widen(*dtype, bytes, &mut values);
@@ -166,7 +166,7 @@ pub(super) fn converted(tensors: &Stored, to: Dtype) -> Stored {
 }
 
 /// One step with PyTorch's defaults and the goldens' decay.
-pub(super) fn adamw(
+pub(crate) fn adamw(
     parameters: &mut Parameters,
     gradients: &Gradients,
     state: &mut Vec<(Buffer, Buffer)>,
@@ -184,11 +184,11 @@ pub(super) fn adamw(
 }
 
 /// The bits of every gradient.
-pub(super) fn bits(gradients: &Gradients) -> Vec<(usize, Vec<u32>)> {
+pub(crate) fn bits(gradients: &Gradients) -> Vec<(usize, Vec<u32>)> {
     let bits = |buffer: &Buffer| buffer.to_vec().into_iter().map(f32::to_bits).collect();
     gradients.iter().map(|(id, buffer)| (id.index(), bits(buffer))).collect()
 }
 
-pub(super) fn losses() -> Losses {
+pub(crate) fn losses() -> Losses {
     Losses::new(1)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use onefold_engine::Buffer;
-use onefold_engine::cpu::attention::Segment;
+use onefold_engine::cpu::attention::{Mask, Segment};
 use onefold_engine::cpu::norm::Kind;
 use onefold_engine::cpu::rope::{Rope, Table};
 
@@ -16,10 +16,11 @@ use super::memory::BatchShape;
 use super::parameters::Parameters;
 use super::pass::{Coins, Pass};
 use super::stack::{Activations, Keep, Stack};
+use super::targets::Targets;
 use crate::families::Half;
 
 /// What makes rows of a batch.
-pub(super) trait Embed {
+pub trait Embed {
     /// What it takes.
     type Batch;
     /// What its forward pass leaves.
@@ -30,6 +31,9 @@ pub(super) trait Embed {
 
     /// The position of each row, for rotations.
     fn positions(batch: &Self::Batch) -> &[u32];
+
+    /// What is to be learnt from a batch.
+    fn targets(batch: &Self::Batch) -> &Targets;
 
     /// Writes the rows of a batch, which was judged, to `y`.
     fn forward(&self, pass: &Pass<'_>, batch: &Self::Batch, y: &mut Buffer, saved: &mut Self::Saved);
@@ -64,6 +68,8 @@ pub(super) struct Tower<E: Embed> {
     half: Half,
     embedding: E,
     stack: Stack,
+    /// Whether each row sees the earlier ones alone.
+    causal: bool,
     ropes: Vec<Table>,
     segments: Vec<Segment>,
     embedded: E::Saved,
@@ -112,6 +118,7 @@ impl<E: Embed> Tower<E> {
             half,
             embedding,
             stack: Stack::find(parameters, half, &settings.layers, settings.final_norm)?,
+            causal: settings.layers.iter().all(|layer| layer.attention.mask != Mask::NONE),
             ropes: settings.ropes.iter().cloned().map(Table::new).collect(),
             segments: Vec::new(),
             embedded: E::Saved::default(),
@@ -129,7 +136,7 @@ impl<E: Embed> Tower<E> {
         sink: Option<&mut dyn GradientSink>,
         head: impl FnOnce(&Pass<'_>, &Buffer, Option<Return<'_, '_>>) -> Result<R, ModelError>,
     ) -> Result<R, ModelError> {
-        let Self { half, embedding, stack, ropes, segments, embedded, activations } = self;
+        let Self { half, embedding, stack, ropes, segments, embedded, activations, .. } = self;
         embedding.lay_out(batch, segments)?;
         let Way { keep, coins } = way;
         let (positions, training) = (E::positions(batch), keep != Keep::Nothing);
@@ -157,7 +164,7 @@ impl<E: Embed> Tower<E> {
         cached: Cached<'_>,
         head: impl FnOnce(&Pass<'_>, &Buffer),
     ) -> Result<(), ModelError> {
-        let Self { half, embedding, stack, ropes, segments, embedded, activations } = self;
+        let Self { half, embedding, stack, ropes, segments, embedded, activations, .. } = self;
         embedding.lay_out(batch, segments)?;
         let positions = E::positions(batch);
         prepare(ropes, positions);
@@ -175,9 +182,19 @@ impl<E: Embed> Tower<E> {
         self.stack.cache(rows)
     }
 
+    /// Bytes of such a cache.
+    pub(super) fn cache_bytes(&self, rows: usize) -> usize {
+        self.stack.cache_bytes(rows)
+    }
+
     /// What makes its rows.
     pub(super) fn embedding(&self) -> &E {
         &self.embedding
+    }
+
+    /// Whether each row sees the earlier ones alone: what a head gives is then of the next token.
+    pub(super) fn is_causal(&self) -> bool {
+        self.causal
     }
 
     /// The hidden states of the last batch.

@@ -16,9 +16,11 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use onefold_checkpoint::beside::is_safe_file;
+
 use super::Wanted;
 use super::error::HubError;
-use super::name::{Commit, RepoId, Revision, is_safe_file};
+use super::name::{Commit, RepoId, Revision};
 use super::select::{self, Weights};
 
 /// Largest index read; the biggest public ones stay below 20 MB.

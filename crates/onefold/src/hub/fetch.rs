@@ -9,14 +9,15 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
+use onefold_checkpoint::beside::{MODULES, is_safe_file, modules};
+
 use super::cache::{self, RepoCache};
 use super::client::{Client, FileFacts, Listing};
 use super::error::HubError;
-use super::name::{Commit, RepoId, Revision, is_safe_file};
+use super::name::{Commit, RepoId, Revision};
 use super::part::Part;
 use super::select::{self, Weights};
 use super::{HubEvent, Wanted};
-use crate::sentence_transformers::{self, MODULES};
 
 pub(super) type Events<'e> = &'e mut dyn FnMut(HubEvent<'_>);
 
@@ -104,7 +105,7 @@ impl Job<'_> {
         self.fetch(MODULES, events)?;
         let path = self.cache.snapshot(&self.commit).join(MODULES);
         let text = std::fs::read(&path).map_err(|error| HubError::io(&path, "read", error))?;
-        Ok(select::in_modules(names, &sentence_transformers::modules(&text).unwrap_or_default()))
+        Ok(select::in_modules(names, &modules(&text).unwrap_or_default()))
     }
 
     fn check_listed(&self, names: &[String], file: &str) -> Result<(), HubError> {

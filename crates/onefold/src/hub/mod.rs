@@ -32,7 +32,6 @@ use name::{Commit, LocalSearch, RepoId, Revision};
 
 pub use config::{DEFAULT_ENDPOINT, HubConfig, Secret, Token};
 pub use error::HubError;
-pub(crate) use name::is_safe_file;
 
 /// What is to be found in the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

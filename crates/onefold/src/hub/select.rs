@@ -6,8 +6,9 @@
 //! precision variants and everything in sub-folders (`original/`, `onnx/`, `checkpoint-…/`) stay where they
 //! are, save for `additional_chat_templates/` and the folders that sentence-transformers' `modules.json` names.
 
+use onefold_checkpoint::beside::Module;
+
 use super::Wanted;
-use crate::sentence_transformers::Module;
 
 /// Weight layouts of a model, best first: index of shards, single file.
 const MODEL: &[(&str, &str)] = &[

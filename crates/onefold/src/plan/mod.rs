@@ -15,7 +15,6 @@ pub mod files;
 mod finish;
 pub mod gather;
 mod inputs;
-mod links;
 mod merged;
 pub mod names;
 pub mod sections;

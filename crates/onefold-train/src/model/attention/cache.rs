@@ -5,6 +5,9 @@ use onefold_engine::cpu::attention::{self as heads, Inputs, Layout, Place};
 use onefold_engine::cpu::elementwise;
 
 use super::Attention;
+#[cfg(test)]
+use crate::model::memory::held;
+use crate::model::memory::size;
 use crate::model::pass::Pass;
 
 /// Keys and values of a layer, each `[rows of the cache, heads · head_dim]`.
@@ -12,6 +15,14 @@ use crate::model::pass::Pass;
 pub(in crate::model) struct KeyValues {
     keys: Buffer,
     values: Buffer,
+}
+
+impl KeyValues {
+    /// Bytes that it holds.
+    #[cfg(test)]
+    pub(in crate::model) fn bytes(&self) -> usize {
+        held([&self.keys, &self.values])
+    }
 }
 
 impl Attention {
@@ -38,6 +49,11 @@ impl Attention {
     pub(in crate::model) fn cache(&self, rows: usize) -> KeyValues {
         let buffer = || Buffer::zeros(rows * self.cache_width());
         KeyValues { keys: buffer(), values: buffer() }
+    }
+
+    /// Bytes of such a cache.
+    pub(in crate::model) fn cache_bytes(&self, rows: usize) -> usize {
+        2 * size(rows * self.cache_width())
     }
 
     /// Elements of a row of keys or values.

@@ -5,8 +5,16 @@
 use onefold_engine::cpu::loss::{Losses, Objective, Rows, head};
 use onefold_engine::{Buffer, Weight, Write};
 
+use super::{ClipModel, text};
+use crate::model::batch::{Batch, BatchError};
+use crate::model::error::ModelError;
+use crate::model::gradients::{GradientSink, Lent};
+use crate::model::parameters::Parameters;
+use crate::model::vision::ImageBatch;
+use crate::model::whole::Training;
+
 /// Both cross-entropies of pairs.
-pub(super) struct Pairs {
+struct Pairs {
     targets: Vec<i32>,
     weights: Vec<f32>,
     shape: (usize, f32),
@@ -16,14 +24,14 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    pub(super) fn new(count: usize, shape: (usize, f32), objective: Objective, weight: f32) -> Self {
+    fn new(count: usize, shape: (usize, f32), objective: Objective, weight: f32) -> Self {
         let targets = (0..=i32::MAX).take(count).collect();
         let weights = vec![weight * 0.5 / count.max(1) as f32; count];
         Self { targets, weights, shape, objective, losses: Losses::new(1), sum: 0.0 }
     }
 
     /// Which of the columns belongs to each row.
-    pub(super) fn loss(
+    fn loss(
         &mut self,
         (rows, columns): (&Buffer, &Buffer),
         gradients: (Option<&mut Buffer>, Option<&mut Buffer>),
@@ -41,8 +49,56 @@ impl Pairs {
         self.sum += self.losses.tasks[0].loss;
     }
 
-    pub(super) fn mean(&self) -> f64 {
+    fn mean(&self) -> f64 {
         self.sum * 0.5 / self.targets.len().max(1) as f64
+    }
+}
+
+impl ClipModel {
+    /// The mean loss of pairs, the i-th text belonging to the i-th image; with a sink also the gradients of all trainable
+    /// parameters for `weight` times that.
+    ///
+    /// # Errors
+    /// If a batch does not fit the model, or they are no pairs; the sink has seen nothing then.
+    pub fn train_pairs(
+        &mut self,
+        parameters: &Parameters,
+        (texts, images): (&Batch, &ImageBatch),
+        training: &Training,
+        weight: f32,
+        sink: Option<&mut dyn GradientSink>,
+    ) -> Result<f64, ModelError> {
+        let count = images.len();
+        if texts.segments().len() != count {
+            return Err(BatchError::Pairs { images: count, texts: texts.segments().len() }.into());
+        }
+        let ends = text::ends(texts, self.end)?;
+        let (scale, id, width) = (self.scale(parameters), self.scale, self.text.width());
+        let (way, objective) = (training.way(sink.is_some()), training.objective);
+        let mut pairs = Pairs::new(count, (width, scale), objective, weight);
+        let Self { text: reader, vision, loss, .. } = self;
+        reader.run(parameters, (texts, Some(&ends)), way, sink, |of_texts, back| {
+            let (sink, mut d_texts) = match back {
+                Some((back, d)) => {
+                    let sink: &mut dyn GradientSink = back.sink;
+                    (Some(sink), Some(d))
+                }
+                None => (None, None),
+            };
+            vision.run(parameters, (images, None), way, sink, |of_images, back| {
+                let (back, mut d_images) = back.unzip();
+                let both = (d_images.as_deref_mut(), d_texts.as_deref_mut());
+                pairs.loss((of_images, of_texts), both, Write::Set, loss);
+                pairs.loss((of_texts, of_images), (d_texts, d_images.as_deref_mut()), Write::Add, loss);
+                if let Some((back, d)) = back.zip(d_images) {
+                    let mut lent = back.lend(Some(id));
+                    put_scale(lent.as_mut().map(Lent::parts), of_images, d);
+                    back.complete(lent);
+                }
+                Ok(())
+            })
+        })?;
+        Ok(pairs.mean())
     }
 }
 

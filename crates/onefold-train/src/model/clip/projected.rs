@@ -7,12 +7,11 @@ use crate::families::{Half, Role};
 use crate::model::error::ModelError;
 use crate::model::gradients::{Backward, GradientSink};
 use crate::model::linear::{Linear, LinearSaved, LinearScratch};
+use crate::model::memory::{BatchShape, held, size};
 use crate::model::parameters::Parameters;
 use crate::model::pass::Pass;
+use crate::model::pooled::SHORTEST;
 use crate::model::tower::{Embed, Return, Tower, Way};
-
-/// Rows shorter than this are not made longer.
-const SHORTEST: f32 = 1e-12;
 
 /// A tower whose answers are vectors of length 1.
 #[derive(Debug)]
@@ -39,6 +38,16 @@ impl<E: Embed> Projected<E> {
     pub(super) fn find(parameters: &Parameters, half: Half, tower: Tower<E>) -> Option<Self> {
         let map = Linear::find(parameters, (half, None), Role::Projection)?;
         Some(Self { tower, projection: Projection::new(map) })
+    }
+
+    /// Bytes that a batch needs if everything is trained.
+    pub(super) fn bytes_for(&self, shape: &BatchShape) -> usize {
+        self.tower.bytes_for(shape) + self.projection.bytes_for(shape)
+    }
+
+    /// Bytes that are held since the largest batch.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.tower.held_bytes() + self.projection.held_bytes()
     }
 
     /// Width of the embeddings.
@@ -95,6 +104,20 @@ impl Projection {
             linear: LinearSaved::default(),
             scratch: LinearScratch::default(),
         }
+    }
+
+    fn bytes_for(&self, shape: &BatchShape) -> usize {
+        let Self { map, .. } = self;
+        let copies = if shape.training() { 2 } else { 1 };
+        let matrices =
+            copies * (size(shape.sequences * map.inputs()) + size(shape.sequences * map.outputs()));
+        let shape = BatchShape { rows: shape.sequences, ..*shape };
+        matrices + size(shape.sequences) + map.saved_bytes(&shape) + map.scratch_bytes(&shape).sum()
+    }
+
+    fn held_bytes(&self) -> usize {
+        let Self { pooled, d_pooled, embeddings, d_embeddings, norms, linear, scratch, .. } = self;
+        held([pooled, d_pooled, embeddings, d_embeddings, norms]) + linear.bytes() + scratch.bytes()
     }
 
     fn forward(&mut self, pass: &Pass<'_>, hidden: &Buffer, rows: &[u32]) {

@@ -79,6 +79,21 @@ pub fn generate(
     Ok(run.texts.into_iter().map(|text| Generated { ids: text.ids, finish: text.finish }).collect())
 }
 
+/// Bytes that [`generate`] comes to hold: activations, the cache of keys and values, scores. Not counted are copies of the
+/// scores, of which each text's next token is chosen.
+///
+/// # Errors
+/// If the cache would have more rows than it may have.
+pub fn generation_bytes(
+    model: &TextModel,
+    prompts: &[&[u32]],
+    settings: &Settings,
+) -> Result<usize, ModelError> {
+    let (_, rows) = texts(model, prompts, settings)?;
+    let read = prompts.iter().map(|prompt| prompt.len()).sum();
+    Ok(model.generation_bytes(prompts.len(), read, rows))
+}
+
 /// Whether `text` contains a stop string; then `text` is cut before the first.
 pub fn ends_with_any(text: &mut String, stops: &[String]) -> bool {
     let first =
@@ -112,21 +127,32 @@ struct Run {
     cache_rows: Vec<u32>,
 }
 
+/// Texts before their first token, and the rows of their cache.
+///
+/// # Errors
+/// If these are more than there may be.
+fn texts(
+    model: &TextModel,
+    prompts: &[&[u32]],
+    settings: &Settings,
+) -> Result<(Vec<Text>, usize), ModelError> {
+    let positions = model.limits().positions.unwrap_or(usize::MAX);
+    let (mut rows, mut texts) = (0usize, Vec::new());
+    for prompt in prompts {
+        let most = prompt.len().saturating_add(settings.most).min(positions.max(prompt.len()));
+        let (ids, length, start, finish) = (Vec::new(), prompt.len(), rows, Finish::Length);
+        texts.push(Text { ids, length, most, start, finish });
+        rows = rows.saturating_add(most);
+    }
+    if rows > MOST_ROWS {
+        return Err(ModelError::CacheTooLarge { rows, most: MOST_ROWS });
+    }
+    Ok((texts, rows))
+}
+
 impl Run {
-    /// # Errors
-    /// If the cache would have more rows than it may have.
     fn new(model: &TextModel, prompts: &[&[u32]], settings: &Settings) -> Result<Self, ModelError> {
-        let positions = model.limits().positions.unwrap_or(usize::MAX);
-        let (mut rows, mut texts) = (0usize, Vec::new());
-        for prompt in prompts {
-            let most = prompt.len().saturating_add(settings.most).min(positions.max(prompt.len()));
-            let (ids, length, start, finish) = (Vec::new(), prompt.len(), rows, Finish::Length);
-            texts.push(Text { ids, length, most, start, finish });
-            rows = rows.saturating_add(most);
-        }
-        if rows > MOST_ROWS {
-            return Err(ModelError::CacheTooLarge { rows, most: MOST_ROWS });
-        }
+        let (texts, rows) = texts(model, prompts, settings)?;
         let active = (0..texts.len()).collect();
         let (segments, cache_rows) = (Vec::new(), Vec::new());
         let cache = model.cache(rows);

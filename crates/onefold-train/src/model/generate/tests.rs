@@ -137,3 +137,25 @@ fn stop_strings_cut_the_text() {
     assert_eq!(text, "answer ");
     assert!(!ends_with_any(&mut text, &stops));
 }
+
+#[test]
+fn memory_is_as_predicted() {
+    for name in MODELS {
+        let (mut model, parameters) = open(name);
+        let predicted = generation_bytes(&model, &PROMPTS, &GREEDY).unwrap();
+        let mut run = Run::new(&model, &PROMPTS, &GREEDY).unwrap();
+        let held = |run: &Run, model: &TextModel| {
+            run.cache.iter().map(KeyValues::bytes).sum::<usize>() + model.held_bytes()
+        };
+        let mut scores = run.read_prompts(&mut model, &parameters, &PROMPTS).unwrap();
+        assert_eq!(held(&run, &model), predicted, "{name}");
+        while run.choose(&scores, &GREEDY, &mut |_, _| false) {
+            scores = run.step(&mut model, &parameters).unwrap();
+        }
+        assert_eq!(held(&run, &model), predicted, "{name} allocates while it writes");
+    }
+    let (model, _) = open("llama");
+    let error = generation_bytes(&model, &PROMPTS, &Settings { most: 1 << 24, ..GREEDY });
+    // Positions are limited by rotations in no way; memory is.
+    assert!(matches!(error, Err(ModelError::CacheTooLarge { .. })), "{error:?}");
+}

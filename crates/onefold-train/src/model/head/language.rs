@@ -9,7 +9,7 @@ use crate::config::Problem;
 use crate::families::{Half, Role};
 use crate::model::batch::BatchError;
 use crate::model::gradients::{Backward, Lent};
-use crate::model::memory::{BatchShape, held};
+use crate::model::memory::{BatchShape, held, size};
 use crate::model::parameters::{ParameterId, Parameters, Part};
 use crate::model::pass::Pass;
 use crate::model::targets::{Answers, Targets};
@@ -137,6 +137,11 @@ impl LanguageHead {
         let head = self.of(parameters, Objective::CROSS_ENTROPY);
         let transform = self.transform.map_or(0, |transform| transform.bytes(shape));
         head::scratch_bytes(&head, shape.rows, shape.training()) + transform
+    }
+
+    /// Bytes that the scratch of the scores of so many rows comes to hold.
+    pub(in crate::model) fn logits_bytes(&self, rows: usize) -> usize {
+        size(rows * self.width) + size(rows * self.vocabulary)
     }
 
     fn of<'a>(&self, parameters: &'a Parameters, objective: Objective) -> head::Head<'a> {

@@ -72,6 +72,9 @@ pub(in crate::model) struct Adapter {
     pub(in crate::model) b: ParameterId,
     pub(in crate::model) magnitude: Option<ParameterId>,
     pub(in crate::model) rank: usize,
+    /// α and rsLoRA, from which the scale is made.
+    pub(super) alpha: f64,
+    pub(super) rank_stabilised: bool,
     pub(in crate::model) scale: f32,
     pub(in crate::model) dropout: f64,
 }
@@ -103,6 +106,17 @@ impl TensorSpec {
         match self.part {
             Part::Transposed => (rest, first, Layout::InputsOutputs),
             Part::Weight | Part::Bias => (first, rest, Layout::OutputsInputs),
+        }
+    }
+}
+
+impl Factor {
+    /// As PEFT calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::A => "lora_A.weight",
+            Self::B => "lora_B.weight",
+            Self::Magnitude => "lora_magnitude_vector",
         }
     }
 }
@@ -139,9 +153,9 @@ impl Parameters {
     }
 
     fn add_adapter(&mut self, settings: &AdapterSettings, of: ParameterId, spec: &TensorSpec) {
-        let AdapterSettings { rank, alpha, seed, dropout, .. } = *settings;
+        let AdapterSettings { rank, alpha, rank_stabilised, seed, dropout, .. } = *settings;
         let (outputs, inputs, layout) = spec.linear_dims();
-        let root = if settings.rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
+        let root = if rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
         let scale = (alpha / root) as f32;
         let module = spec.name.trim_end_matches(".weight");
         let a = uniform(Stream::new(seed, "adapter", &spec.name), rank * inputs, inputs);
@@ -154,7 +168,8 @@ impl Parameters {
             dora::norms(&dims, self[of].weight(), layout, &factors, &mut norms);
             self.push(of, Factor::Magnitude, module, vec![outputs], norms)
         });
-        self.adapters.insert(of, Adapter { a, b, magnitude, rank, scale, dropout });
+        let adapter = Adapter { a, b, magnitude, rank, alpha, rank_stabilised, scale, dropout };
+        self.adapters.insert(of, adapter);
     }
 
     fn push(
@@ -165,12 +180,7 @@ impl Parameters {
         shape: Vec<usize>,
         values: Buffer,
     ) -> ParameterId {
-        let end = match factor {
-            Factor::A => "lora_A.weight",
-            Factor::B => "lora_B.weight",
-            Factor::Magnitude => "lora_magnitude_vector",
-        };
-        let name = format!("base_model.model.{module}.{end}");
+        let name = format!("base_model.model.{module}.{}", factor.name());
         let origin = Origin::Adapter { of, factor };
         self.entries.push(Parameter { name, shape, origin, value: Value::Trainable(values) });
         ParameterId(self.entries.len() - 1)

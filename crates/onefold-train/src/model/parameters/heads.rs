@@ -159,7 +159,9 @@ impl Parameters {
             entry.spec().is_some_and(|spec| !is_head(spec) && spec.name == format!("{prefix}{}", entry.name))
         });
         let full = if bare { format!("{prefix}{name}") } else { name.to_owned() };
-        full.starts_with(prefix).then_some(full)
+        // A pooler is part of a head: transformers has none where the task's head does without.
+        let inner = full.strip_prefix(prefix)?;
+        (!inner.starts_with("pooler.")).then_some(full)
     }
 }
 

@@ -4,8 +4,10 @@
 //! vectors are widened. Where a tensor came from is remembered, so that what was not trained is written back byte for byte.
 
 mod adapt;
+mod directory;
 mod heads;
 mod load;
+mod peft;
 mod save;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,7 @@ pub use crate::families::Part;
 use crate::families::{Half, Role, TensorSpec};
 pub(super) use adapt::Adapter;
 pub use adapt::{AdaptError, AdapterSettings};
+pub use directory::Destination;
 pub use heads::{HeadError, HeadStart};
 pub use load::ParametersError;
 pub use save::SaveError;

@@ -4,6 +4,7 @@
 //! copied byte for byte; what was trained is rounded once.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use onefold_checkpoint::convert::{largest_finite, narrow, widen};
 use onefold_checkpoint::output::{Output, OutputTensor};
@@ -25,6 +26,43 @@ pub enum SaveError {
     /// The system refused.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A `config.json` that cannot be edited.
+    #[error("{path}: no JSON object: {source}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A task without a head of its own.
+    #[error("task {task} has no head to be saved; add it to the parameters")]
+    NoTaskHead {
+        /// The task.
+        task: u32,
+    },
+    /// There is no adapter.
+    #[error("no weight of the model has an adapter; make adapters before training, or save the model itself")]
+    NoAdapter,
+    /// Adapters that one `adapter_config.json` cannot describe.
+    #[error(
+        "`{first}` and `{second}` have adapters that differ in more than rank and alpha, which PEFT cannot put in one          directory; train them with the same variant and dropout"
+    )]
+    MixedAdapters {
+        /// A module.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// Something was trained that an adapter directory cannot hold.
+    #[error(
+        "`{tensor}` was trained and cannot be part of a PEFT adapter: {why}; freeze it, or save the model itself"
+    )]
+    NotInAdapter {
+        /// The tensor.
+        tensor: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// Training went astray.
     #[error(
         "tensor `{tensor}`: element {position} is {value}, which {dtype} cannot hold; lower the learning rate, or train a \
@@ -44,7 +82,7 @@ pub enum SaveError {
 
 /// What a tensor of the output is made of.
 #[derive(Clone, Copy)]
-enum Source<'a> {
+pub(super) enum Source<'a> {
     Stored(&'a Tensor),
     Trained(&'a Buffer, &'a Tensor),
     /// Of a head that was added.
@@ -131,7 +169,7 @@ impl Parameters {
     }
 }
 
-fn laid_out(sources: Vec<(String, Source<'_>)>) -> Vec<OutputTensor> {
+pub(super) fn laid_out(sources: Vec<(String, Source<'_>)>) -> Vec<OutputTensor> {
     let tensor = |(name, source)| {
         let (dtype, shape) = match source {
             Source::Stored(tensor) | Source::Trained(_, tensor) => (tensor.dtype, tensor.shape.clone()),
@@ -142,7 +180,7 @@ fn laid_out(sources: Vec<(String, Source<'_>)>) -> Vec<OutputTensor> {
     sources.into_iter().map(tensor).collect()
 }
 
-fn write(sources: Vec<(String, Source<'_>)>, output: &Output) -> Result<(), SaveError> {
+pub(super) fn write(sources: Vec<(String, Source<'_>)>, output: &Output) -> Result<(), SaveError> {
     let layout = output.layout().tensors().iter().map(|tensor| &tensor.name);
     assert!(layout.eq(sources.iter().map(|(name, _)| name)), "the output is laid out for these tensors");
     sources.into_par_iter().enumerate().try_for_each(|(index, (name, source))| {

@@ -7,22 +7,19 @@ mod sentence;
 mod tests;
 
 use onefold_engine::Buffer;
-use onefold_engine::cpu::loss::{Losses, Objective};
 
-pub use sentence::{SentenceError, SentencePooling};
-
-use sentence::SentenceScratch;
+pub use sentence::SentenceError;
 
 use super::attention::KeyValues;
 use super::batch::{Batch, Limits};
 use super::embedding::{Embedding, EmbeddingSettings};
 use super::error::ModelError;
-use super::gradients::GradientSink;
 use super::head::{Head, HeadSettings, Heads};
 use super::memory::BatchShape;
 use super::parameters::Parameters;
-use super::pass::Coins;
+use super::stack::Keep;
 use super::tower::{Cached, StackSettings, Tower, Way};
+use super::whole::Model;
 use crate::config::ModelConfig;
 use crate::families::Half;
 
@@ -46,26 +43,8 @@ fn settings(config: &ModelConfig) -> Option<TextSettings> {
     }
 }
 
-/// How to train on a batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Training {
-    /// What is minimised.
-    pub objective: Objective,
-    /// Whether layers are run again on the way back, instead of keeping all that they leave.
-    pub checkpointing: bool,
-    /// Coins of dropout; none: nothing is dropped.
-    pub coins: Option<Coins>,
-}
-
-/// A model of text: its description, and the memory in which it works.
-#[derive(Debug)]
-pub struct TextModel {
-    tower: Tower<Embedding>,
-    heads: Heads,
-    sentences: SentenceScratch,
-    /// Whether each token sees the earlier ones alone: what its head gives is then of the next token.
-    causal: bool,
-}
+/// A model of text.
+pub type TextModel = Model<Embedding>;
 
 impl TextModel {
     /// The model whose parameters these are. It goes with these alone: build it after adapters were made.
@@ -85,73 +64,7 @@ impl TextModel {
         let embedding = Embedding::find(parameters, Half::Whole, &text.embedding)?;
         let tower = Tower::find(parameters, Half::Whole, embedding, &text.stack)?;
         let heads = Heads::find(parameters, |config| settings(config).map(|settings| settings.head))?;
-        let causal = matches!(parameters.config(), ModelConfig::Decoder(_));
-        Some(Self { tower, heads, sentences: SentenceScratch::default(), causal })
-    }
-
-    /// Uses the head of a task from now on, or the model's own.
-    ///
-    /// # Errors
-    /// If the parameters have no head for the task.
-    pub fn select_head(&mut self, task: Option<u32>) -> Result<(), ModelError> {
-        self.heads.select(task)
-    }
-
-    /// Bytes of activations that a batch needs, if all its rows have targets and everything is trained.
-    pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
-        self.tower.bytes_for(shape) + self.heads.bytes_for(parameters, shape)
-    }
-
-    /// Bytes of activations that are held since the largest batch.
-    pub fn held_bytes(&self) -> usize {
-        self.tower.held_bytes() + self.heads.bytes()
-    }
-
-    /// Losses of a batch.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model, or there is no head.
-    pub fn evaluate(
-        &mut self,
-        parameters: &Parameters,
-        batch: &Batch,
-        objective: Objective,
-        losses: &mut Losses,
-    ) -> Result<(), ModelError> {
-        let Self { tower, heads, .. } = self;
-        let head = heads.head();
-        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, back| {
-            head.loss(pass, (hidden, batch.targets()), objective, back, losses)
-        })
-    }
-
-    /// Losses of a batch, and the gradients of all trainable parameters.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model, or there is no head; the sink has seen nothing then.
-    pub fn train(
-        &mut self,
-        parameters: &Parameters,
-        batch: &Batch,
-        training: &Training,
-        losses: &mut Losses,
-        sink: &mut dyn GradientSink,
-    ) -> Result<(), ModelError> {
-        let Training { objective, checkpointing, coins } = *training;
-        let Self { tower, heads, .. } = self;
-        let head = heads.head();
-        tower.run(parameters, batch, Way::training(checkpointing, coins), Some(sink), |pass, hidden, back| {
-            head.loss(pass, (hidden, batch.targets()), objective, back, losses)
-        })
-    }
-
-    /// The result of the last layer, normalised: `[rows, width]`.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model.
-    pub fn hidden(&mut self, parameters: &Parameters, batch: &Batch) -> Result<&Buffer, ModelError> {
-        self.tower.run(parameters, batch, Way::FORWARD, None, |_, _, _| Ok(()))?;
-        Ok(self.tower.hidden())
+        Some(Self::of(tower, heads))
     }
 
     /// Scores `[rows, vocabulary]` of the next token at some of the batch's rows.
@@ -168,8 +81,7 @@ impl TextModel {
             return Err(ModelError::NoRow { row: *row, rows: batch.rows() });
         }
         let Self { tower, heads, .. } = self;
-        let head = heads.head();
-        let (head, scratch) = match head {
+        let (head, scratch) = match heads.head() {
             Head::Language(head, scratch) => (head, scratch),
             Head::Classes(..) => return Err(ModelError::NoLanguageHead),
             Head::None => return Err(ModelError::NoHead),
@@ -181,23 +93,6 @@ impl TextModel {
         Ok(scratch.logits())
     }
 
-    /// Scores `[answers, classes]`: one answer per sequence, or per token if the head classifies tokens.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model, or the head gives no such scores.
-    pub fn classify(&mut self, parameters: &Parameters, batch: &Batch) -> Result<&Buffer, ModelError> {
-        let Self { tower, heads, .. } = self;
-        let head = heads.head();
-        let Head::Classes(head, saved) = head else { return Err(ModelError::NoClassHead) };
-        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
-            head.forward(pass, hidden, saved);
-            Ok(())
-        })?;
-        Ok(saved.logits())
-    }
-}
-
-impl TextModel {
     /// What a batch may contain.
     pub fn limits(&self) -> &Limits {
         self.tower.embedding().limits()
@@ -205,12 +100,22 @@ impl TextModel {
 
     /// Whether the head gives scores of the next token.
     pub fn is_language_model(&self) -> bool {
-        self.causal && matches!(self.heads.used(), Head::Language(..))
+        self.tower.is_causal() && matches!(self.heads.used(), Head::Language(..))
     }
 
     /// A cache of so many rows.
     pub(super) fn cache(&self, rows: usize) -> Vec<KeyValues> {
         self.tower.cache(rows)
+    }
+
+    /// Bytes of such a cache, and of all else that is held while so many texts go on: `prompts` tokens are read at once.
+    pub(super) fn generation_bytes(&self, texts: usize, prompts: usize, rows: usize) -> usize {
+        let shape = BatchShape { rows: prompts, sequences: texts, keep: Keep::Nothing, dropout: false };
+        let head = match self.heads.used() {
+            Head::Language(head, _) => head.logits_bytes(texts),
+            Head::Classes(..) | Head::None => 0,
+        };
+        self.tower.bytes_for(&shape) + self.tower.cache_bytes(rows) + head
     }
 
     /// Scores `[rows.len(), vocabulary]` of the next token at some of the batch's rows, whose sequences go on from what is in

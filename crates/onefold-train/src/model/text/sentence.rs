@@ -1,4 +1,4 @@
-//! One vector per text, as sentence-transformers makes it: rows are pooled, and made of length 1 if a module says so.
+//! How sentence-transformers makes one vector per text: rows are pooled, and made of length 1 if a module says so.
 //!
 //! Read are `modules.json` and the configuration of its pooling module. Modules that compute something else (a dense layer,
 //! several poolings side by side) are errors.
@@ -6,28 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use onefold_engine::Buffer;
-use onefold_engine::cpu::pool::{self, Pooling, Sequences};
+use onefold_engine::cpu::pool::Pooling;
 use serde_json::{Map, Value};
 
-use super::TextModel;
 use crate::json::{JsonError, read_object, shown};
-use crate::model::batch::Batch;
-use crate::model::error::ModelError;
-use crate::model::parameters::Parameters;
-use crate::model::tower::Way;
-
-/// Rows shorter than this are not made longer.
-const SHORTEST: f32 = 1e-12;
-
-/// How a vector is made of a text's rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SentencePooling {
-    /// Which rows speak for it.
-    pub pooling: Pooling,
-    /// Whether vectors are of length 1.
-    pub normalise: bool,
-}
+use crate::model::pooled::SentencePooling;
 
 /// A model whose vectors are made in a way that is not implemented.
 #[derive(Debug, thiserror::Error)]
@@ -115,54 +98,12 @@ fn modes(keys: &Map<String, Value>) -> Vec<&str> {
     on.filter_map(|(key, _)| key.strip_prefix("pooling_mode_")).collect()
 }
 
-/// What is pooled, and how it was.
-#[derive(Debug, Default)]
-pub(super) struct SentenceScratch {
-    bounds: Vec<usize>,
-    vectors: Buffer,
-    norms: Buffer,
-}
-
-impl SentenceScratch {
-    fn pool(&mut self, hidden: &Buffer, width: usize, how: SentencePooling) {
-        let Self { bounds, vectors, norms } = self;
-        let sequences = bounds.len() - 1;
-        vectors.resize(sequences * width);
-        pool::forward(how.pooling, vectors, hidden, &Sequences { bounds, mask: None, width });
-        if how.normalise {
-            norms.resize(sequences);
-            pool::normalise(vectors, width, SHORTEST, norms);
-        }
-    }
-}
-
-impl TextModel {
-    /// Vectors `[sequences, width]`, whatever head there is.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model.
-    pub fn embed(
-        &mut self,
-        parameters: &Parameters,
-        batch: &Batch,
-        how: SentencePooling,
-    ) -> Result<&Buffer, ModelError> {
-        let Self { tower, sentences, .. } = self;
-        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
-            pass.bounds(&mut sentences.bounds);
-            sentences.pool(hidden, hidden.len() / pass.rows(), how);
-            Ok(())
-        })?;
-        Ok(&sentences.vectors)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests write model files")]
 mod tests {
     use super::*;
-    use crate::model::Sequence;
     use crate::model::testing::Golden;
+    use crate::model::{Batch, Sequence, TextModel};
 
     fn written(modules: &str, pooling: &str) -> Result<SentencePooling, SentenceError> {
         let dir = tempfile::tempdir().unwrap();

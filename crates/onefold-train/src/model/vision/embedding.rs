@@ -15,11 +15,12 @@ use crate::model::memory::{BatchShape, held, size};
 use crate::model::norm::Norm;
 use crate::model::parameters::{ParameterId, Parameters, Part};
 use crate::model::pass::{Pass, Site};
+use crate::model::targets::Targets;
 use crate::model::tower::Embed;
 
 /// The embedding of a model that looks at images.
 #[derive(Debug, Clone)]
-pub(in crate::model) struct PatchEmbedding {
+pub struct PatchEmbedding {
     map: Linear,
     class: ParameterId,
     positions: ParameterId,
@@ -33,7 +34,7 @@ pub(in crate::model) struct PatchEmbedding {
 
 /// What the forward pass leaves, and memory.
 #[derive(Debug, Default)]
-pub(in crate::model) struct PatchSaved {
+pub struct PatchSaved {
     patches: Buffer,
     embedded: Buffer,
     d_embedded: Buffer,
@@ -87,6 +88,10 @@ impl Embed for PatchEmbedding {
 
     fn positions(_: &ImageBatch) -> &[u32] {
         &[]
+    }
+
+    fn targets(batch: &ImageBatch) -> &Targets {
+        batch.targets()
     }
 
     fn forward(&self, pass: &Pass<'_>, batch: &ImageBatch, y: &mut Buffer, saved: &mut PatchSaved) {

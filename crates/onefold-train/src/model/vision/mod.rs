@@ -5,9 +5,7 @@ mod images;
 #[cfg(test)]
 mod tests;
 
-use onefold_engine::Buffer;
 use onefold_engine::cpu::attention::Mask;
-use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::norm::Kind;
 use onefold_engine::cpu::pool::Pooling;
 
@@ -16,22 +14,16 @@ pub use images::{Image, ImageBatch};
 
 use super::attention::AttentionSettings;
 use super::error::ModelError;
-use super::gradients::GradientSink;
-use super::head::{ClassSettings, Head, HeadSettings, Heads};
+use super::head::{ClassSettings, HeadSettings, Heads};
 use super::layer::{LayerSettings, Placement};
-use super::memory::BatchShape;
 use super::parameters::Parameters;
-use super::text::Training;
-use super::tower::{StackSettings, Tower, Way};
+use super::tower::{StackSettings, Tower};
+use super::whole::Model;
 use crate::config::{Head as HeadKind, ModelConfig, VisionConfig};
 use crate::families::Half;
 
-/// A model of images: its description, and the memory in which it works.
-#[derive(Debug)]
-pub struct VisionModel {
-    tower: Tower<PatchEmbedding>,
-    heads: Heads,
-}
+/// A model of images.
+pub type VisionModel = Model<PatchEmbedding>;
 
 impl VisionModel {
     /// The model whose parameters these are. It goes with these alone: build it after adapters were made.
@@ -49,87 +41,7 @@ impl VisionModel {
 
     fn find(config: &VisionConfig, parameters: &Parameters) -> Option<Self> {
         let tower = tower(config, parameters, Half::Whole)?;
-        Some(Self { tower, heads: Heads::find(parameters, |config| Some(head(config)))? })
-    }
-
-    /// Uses the head of a task from now on, or the model's own.
-    ///
-    /// # Errors
-    /// If the parameters have no head for the task.
-    pub fn select_head(&mut self, task: Option<u32>) -> Result<(), ModelError> {
-        self.heads.select(task)
-    }
-
-    /// Bytes of activations that a batch needs if everything is trained.
-    pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
-        self.tower.bytes_for(shape) + self.heads.bytes_for(parameters, shape)
-    }
-
-    /// Bytes of activations that are held since the largest batch.
-    pub fn held_bytes(&self) -> usize {
-        self.tower.held_bytes() + self.heads.bytes()
-    }
-
-    /// Losses of a batch.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model, or there is no head.
-    pub fn evaluate(
-        &mut self,
-        parameters: &Parameters,
-        batch: &ImageBatch,
-        objective: Objective,
-        losses: &mut Losses,
-    ) -> Result<(), ModelError> {
-        let Self { tower, heads } = self;
-        let head = heads.head();
-        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, back| {
-            head.loss(pass, (hidden, batch.targets()), objective, back, losses)
-        })
-    }
-
-    /// Losses of a batch, and the gradients of all trainable parameters.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model, or there is no head; the sink has seen nothing then.
-    pub fn train(
-        &mut self,
-        parameters: &Parameters,
-        batch: &ImageBatch,
-        training: &Training,
-        losses: &mut Losses,
-        sink: &mut dyn GradientSink,
-    ) -> Result<(), ModelError> {
-        let Training { objective, checkpointing, coins } = *training;
-        let Self { tower, heads } = self;
-        let head = heads.head();
-        tower.run(parameters, batch, Way::training(checkpointing, coins), Some(sink), |pass, hidden, back| {
-            head.loss(pass, (hidden, batch.targets()), objective, back, losses)
-        })
-    }
-
-    /// The result of the last layer, normalised: `[rows, width]`, for each image its class row and its patches.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model.
-    pub fn hidden(&mut self, parameters: &Parameters, batch: &ImageBatch) -> Result<&Buffer, ModelError> {
-        self.tower.run(parameters, batch, Way::FORWARD, None, |_, _, _| Ok(()))?;
-        Ok(self.tower.hidden())
-    }
-
-    /// Scores `[images, classes]`.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model, or there is no head.
-    pub fn classify(&mut self, parameters: &Parameters, batch: &ImageBatch) -> Result<&Buffer, ModelError> {
-        let Self { tower, heads } = self;
-        let head = heads.head();
-        let Head::Classes(head, saved) = head else { return Err(ModelError::NoClassHead) };
-        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
-            head.forward(pass, hidden, saved);
-            Ok(())
-        })?;
-        Ok(saved.logits())
+        Some(Self::of(tower, Heads::find(parameters, |config| Some(head(config)))?))
     }
 }
 

@@ -3,7 +3,7 @@ use onefold_engine::cpu::loss::Losses;
 use super::*;
 use crate::families::{Role, TensorSpec};
 use crate::model::testing::{Golden, PLAIN, bits, losses};
-use crate::model::{AdapterSettings, BatchError, Coins, Gradients, Keep};
+use crate::model::{AdapterSettings, BatchError, BatchShape, Coins, Gradients, Keep, Training};
 
 const ALL: [&str; 2] = ["vit", "vit_unbiased"];
 /// The goldens' configurations drop nothing; adapters do.

@@ -3,7 +3,7 @@ use onefold_engine::Write;
 use super::*;
 use crate::families::Role;
 use crate::model::testing::bits;
-use crate::model::{Keep, ParameterId, Part};
+use crate::model::{BatchShape, GradientSink, Keep, ParameterId, Part};
 
 #[test]
 fn checkpointing_and_threads_change_no_bit() {

@@ -9,7 +9,7 @@ use super::*;
 use crate::config::{Head, ModelConfig, Problem};
 use crate::families::TensorSpec;
 use crate::model::testing::{Golden, PLAIN, losses};
-use crate::model::{AdapterSettings, Coins, Gradients, Sequence, next_tokens};
+use crate::model::{AdapterSettings, Coins, Gradients, Sequence, Training, next_tokens};
 
 const DECODERS: [&str; 24] = [
     "llama",

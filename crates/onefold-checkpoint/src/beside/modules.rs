@@ -5,18 +5,18 @@
 
 use serde::Deserialize;
 
-use crate::hub::is_safe_file;
+use super::is_safe_file;
 
 /// The file that lists the modules.
-pub(crate) const MODULES: &str = "modules.json";
+pub const MODULES: &str = "modules.json";
 
 /// A module that lies in a folder of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Module {
+pub struct Module {
     /// Its folder, relative to that of `modules.json`.
-    pub(crate) folder: String,
+    pub folder: String,
     /// Whether it can do without files: git keeps no empty folders, so that of `Normalize` is often absent.
-    pub(crate) may_be_absent: bool,
+    pub may_be_absent: bool,
 }
 
 /// One entry of the list; what else it says (`idx`, `name`) is of no use here.
@@ -31,7 +31,7 @@ struct Entry {
 ///
 /// # Errors
 /// If it is no such list, or names a folder that does not lie within its own.
-pub(crate) fn modules(text: &[u8]) -> Result<Vec<Module>, String> {
+pub fn modules(text: &[u8]) -> Result<Vec<Module>, String> {
     let entries: Vec<Entry> = serde_json::from_slice(text)
         .map_err(|e| format!("not a list of sentence-transformers modules with a `path` each: {e}"))?;
     let mut modules: Vec<Module> = Vec::new();

@@ -2,39 +2,24 @@
 //!
 //! A model that came as an archive or a clone can bring links to whatever its author likes, and who publishes the merge
 //! would publish what they lead to. Beside the weights links are also how people save space, so there they are followed
-//! and said. In folders that `modules.json` names nobody would see them: a link that leads out of the model is refused.
+//! and told. In folders that `modules.json` names nobody would see them: a link that leads out of the model is refused.
 
 use std::path::{Path, PathBuf};
 
-use crate::report::elided;
+use crate::CheckpointError;
 
-/// Judges the files `names` of the model in `dir`, some of which may lie in folders.
+/// Those of the files `names` of the model in `dir` that are links leading out of it, with their ends.
 ///
 /// # Errors
-/// If a file in a folder is a link that leads out of `dir`.
-pub(super) fn judge(dir: &Path, names: &[String], warnings: &mut Vec<String>) -> Result<(), String> {
-    let outside = |name: &&String| leads_to(dir, &dir.join(name));
-    let found: Vec<(&String, PathBuf)> =
-        names.iter().filter_map(|name| Some((name, outside(&name)?))).collect();
-    let shown = |(name, target): &(&String, PathBuf)| format!("{name} → {}", target.display());
+/// If such a link lies in a folder.
+pub(super) fn judge(dir: &Path, names: &[String]) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
+    let outside = |name: &String| Some((name.clone(), leads_to(dir, &dir.join(name))?));
+    let found: Vec<(String, PathBuf)> = names.iter().filter_map(outside).collect();
     let (below, beside): (Vec<_>, Vec<_>) = found.into_iter().partition(|(name, _)| name.contains('/'));
-    if !below.is_empty() {
-        let shown: Vec<String> = below.iter().map(shown).collect();
-        return Err(format!(
-            "{}: links in the folders of a model may not lead out of it: {}; put the files themselves there",
-            dir.display(),
-            elided(shown.iter())
-        ));
+    if below.is_empty() {
+        return Ok(beside);
     }
-    if !beside.is_empty() {
-        let shown: Vec<String> = beside.iter().map(shown).collect();
-        warnings.push(format!(
-            "copied from outside of {}, where links lead: {}",
-            dir.display(),
-            elided(shown.iter())
-        ));
-    }
-    Ok(())
+    Err(CheckpointError::LinkOutside { dir: dir.to_owned(), links: below })
 }
 
 /// Where `path` really lies, unless that is within `dir` or among the blobs of a hub cache.
@@ -83,15 +68,14 @@ mod tests {
         for model in [model, dir.path().join("link")] {
             let judge = |names: &[&str]| {
                 let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-                let mut warnings = Vec::new();
-                judge(&model, &names, &mut warnings).map(|()| warnings)
+                judge(&model, &names)
             };
             let own = ["vocab.json", "1_Pooling/config.json", "1_Pooling/within"];
-            assert_eq!(judge(&own), Ok(Vec::new()));
-            let warnings = judge(&["vocab.json", "beside"]).unwrap();
-            assert!(warnings.len() == 1 && warnings[0].contains("beside → "), "{warnings:?}");
-            assert!(warnings[0].contains("secret") && !warnings[0].contains("vocab"), "{warnings:?}");
-            let error = judge(&["beside", "1_Pooling/below"]).unwrap_err();
+            assert_eq!(judge(&own).unwrap(), []);
+            let found = judge(&["vocab.json", "beside"]).unwrap();
+            let secret = dir.path().join("secret").canonicalize().unwrap();
+            assert_eq!(found, [("beside".to_owned(), secret)]);
+            let error = judge(&["beside", "1_Pooling/below"]).unwrap_err().to_string();
             assert!(error.contains("1_Pooling/below → ") && error.contains("lead out"), "{error}");
         }
     }

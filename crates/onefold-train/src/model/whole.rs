@@ -1,0 +1,131 @@
+//! A tower with the heads behind it: what models of text and of images have in common.
+
+use onefold_engine::Buffer;
+use onefold_engine::cpu::loss::{Losses, Objective};
+
+use super::error::ModelError;
+use super::gradients::GradientSink;
+use super::head::{Head, Heads};
+use super::memory::BatchShape;
+use super::parameters::Parameters;
+use super::pass::Coins;
+use super::pooled::Pooled;
+use super::tower::{Embed, Tower, Way};
+
+/// How to train on a batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Training {
+    /// What is minimised.
+    pub objective: Objective,
+    /// Whether layers are run again on the way back, instead of keeping all that they leave.
+    pub checkpointing: bool,
+    /// Coins of dropout; none: nothing is dropped.
+    pub coins: Option<Coins>,
+}
+
+impl Training {
+    /// The way of a batch: there and back, or forwards alone.
+    pub(super) fn way(&self, back: bool) -> Way {
+        if back { Way::training(self.checkpointing, self.coins) } else { Way::FORWARD }
+    }
+}
+
+/// A model with a head: its description, and the memory in which it works. What it takes is a matter of its embedding:
+/// [`TextModel`](super::TextModel), [`VisionModel`](super::VisionModel).
+#[derive(Debug)]
+pub struct Model<E: Embed> {
+    pub(super) tower: Tower<E>,
+    pub(super) heads: Heads,
+    pub(super) pooled: Pooled,
+}
+
+impl<E: Embed> Model<E> {
+    pub(super) fn of(tower: Tower<E>, heads: Heads) -> Self {
+        Self { tower, heads, pooled: Pooled::default() }
+    }
+
+    /// Uses the head of a task from now on, or the model's own.
+    ///
+    /// # Errors
+    /// If the parameters have no head for the task.
+    pub fn select_head(&mut self, task: Option<u32>) -> Result<(), ModelError> {
+        self.heads.select(task)
+    }
+
+    /// Bytes of activations that a batch needs, if all its rows have targets and everything is trained.
+    pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
+        self.tower.bytes_for(shape) + self.heads.bytes_for(parameters, shape)
+    }
+
+    /// Bytes of activations that are held since the largest batch.
+    pub fn held_bytes(&self) -> usize {
+        self.tower.held_bytes() + self.heads.bytes()
+    }
+
+    /// Losses of a batch.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model, or there is no head.
+    pub fn evaluate(
+        &mut self,
+        parameters: &Parameters,
+        batch: &E::Batch,
+        objective: Objective,
+        losses: &mut Losses,
+    ) -> Result<(), ModelError> {
+        self.learn(parameters, batch, (objective, Way::FORWARD), losses, None)
+    }
+
+    /// Losses of a batch, and the gradients of all trainable parameters.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model, or there is no head; the sink has seen nothing then.
+    pub fn train(
+        &mut self,
+        parameters: &Parameters,
+        batch: &E::Batch,
+        training: &Training,
+        losses: &mut Losses,
+        sink: &mut dyn GradientSink,
+    ) -> Result<(), ModelError> {
+        self.learn(parameters, batch, (training.objective, training.way(true)), losses, Some(sink))
+    }
+
+    fn learn(
+        &mut self,
+        parameters: &Parameters,
+        batch: &E::Batch,
+        (objective, way): (Objective, Way),
+        losses: &mut Losses,
+        sink: Option<&mut dyn GradientSink>,
+    ) -> Result<(), ModelError> {
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
+        tower.run(parameters, batch, way, sink, |pass, hidden, back| {
+            head.loss(pass, (hidden, E::targets(batch)), objective, back, losses)
+        })
+    }
+
+    /// The result of the last layer, normalised: `[rows, width]`; of an image its class row and its patches.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model.
+    pub fn hidden(&mut self, parameters: &Parameters, batch: &E::Batch) -> Result<&Buffer, ModelError> {
+        self.tower.run(parameters, batch, Way::FORWARD, None, |_, _, _| Ok(()))?;
+        Ok(self.tower.hidden())
+    }
+
+    /// Scores `[answers, classes]`: one answer per sequence or image, or per token if the head classifies tokens.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model, or the head gives no such scores.
+    pub fn classify(&mut self, parameters: &Parameters, batch: &E::Batch) -> Result<&Buffer, ModelError> {
+        let Self { tower, heads, .. } = self;
+        let Head::Classes(head, saved) = heads.head() else { return Err(ModelError::NoClassHead) };
+        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
+            head.forward(pass, hidden, saved);
+            Ok(())
+        })?;
+        Ok(saved.logits())
+    }
+}
