@@ -4,7 +4,8 @@
 //! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`data`] reads
 //! datasets and says which rows are learnt when, [`config`]
 //! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, [`model`]
-//! runs it, forwards and backwards, [`optimizer`] moves its parameters, and [`schedule`] says how far.
+//! runs it, forwards and backwards, [`optimizer`] moves its parameters, [`schedule`] says how far, and
+//! [`tensorboard`] writes down how it went.
 
 pub mod config;
 pub mod data;
@@ -14,4 +15,5 @@ mod json;
 pub mod model;
 pub mod optimizer;
 pub mod schedule;
+pub mod tensorboard;
 pub mod text;
