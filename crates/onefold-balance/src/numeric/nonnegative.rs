@@ -48,21 +48,30 @@ fn stationary(h: &Matrix, b: &[f64], free: &[bool]) -> Vec<f64> {
     x
 }
 
-/// Moves to the minimiser over the free entries; those that reach zero on the way are bound again.
+/// Moves to the minimiser over the free entries; those that reach zero on the way are bound again. Each round binds one at
+/// least, so it ends.
 fn settle(h: &Matrix, b: &[f64], x: &mut [f64], free: &mut [bool]) {
     loop {
         let goal = stationary(h, b, free);
-        let blocking = (0..x.len()).filter(|i| free[*i] && goal[*i] <= 0.0);
-        let Some(share) = blocking.map(|i| x[i] / (x[i] - goal[i]).max(f64::MIN_POSITIVE)).reduce(f64::min)
-        else {
+        // The share of the way that each may go.
+        let shares: Vec<f64> =
+            (0..x.len())
+                .map(|i| {
+                    if free[i] && goal[i] <= 0.0 {
+                        x[i] / (x[i] - goal[i]).max(f64::MIN_POSITIVE)
+                    } else {
+                        2.0
+                    }
+                })
+                .collect();
+        let share = shares.iter().copied().fold(2.0, f64::min);
+        if share >= 2.0 {
             x.copy_from_slice(&goal);
             return;
-        };
+        }
         for i in 0..x.len() {
             x[i] += share * (goal[i] - x[i]);
-            // At least the blocking entry itself is bound, whatever the rounding.
-            let reached = goal[i] <= 0.0 && x[i] <= 1e-15 * goal[i].abs().max(f64::MIN_POSITIVE);
-            if free[i] && reached {
+            if shares[i] <= share {
                 (x[i], free[i]) = (0.0, false);
             }
         }

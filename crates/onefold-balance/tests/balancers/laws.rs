@@ -219,6 +219,17 @@ fn mgda_of_two() {
     }
 }
 
+/// The published sum of coefficients is negative here: dividing by it would climb.
+#[test]
+fn imtl_g_always_descends() {
+    let gramian = Matrix::gramian(&[vec![1.0, 0.0, 0.0], vec![0.007, 0.007, 0.0014], vec![0.0, 1.0, 0.0]]);
+    let w = weights(&json!({"kind": "imtl_g"}), &gramian);
+    assert!(w[1] < 0.0 && w.iter().sum::<f64>() < 0.0, "{w:?}");
+    let inner = gramian.times(&w);
+    let projections: Vec<f64> = (0..3).map(|i| inner[i] / gramian.at(i, i).sqrt()).collect();
+    assert!(projections.iter().all(|p| *p > 0.0 && (p - projections[0]).abs() < 1e-12), "{projections:?}");
+}
+
 /// `scale: gradient` is the length of the mean gradient, whatever the method.
 #[test]
 fn the_length_can_be_that_of_the_mean() {
