@@ -166,6 +166,8 @@ mod tests {
     fn agrees_with_the_definition() {
         let shapes = [
             (1, 1, 1),
+            (1, 5, 3),
+            (5, 1, 3),
             (5, 7, 11),
             (14, 32, 16),
             (15, 33, 17),

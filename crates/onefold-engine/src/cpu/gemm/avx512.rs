@@ -42,7 +42,7 @@ pub(super) fn product(
     b: View<'_>,
     workers: Workers,
 ) {
-    if out.shape.column_stride != 1 && out.shape.columns > 1 {
+    if out.shape.column_stride != 1 {
         assert!(!matches!(onto, Onto::Row(_)), "a row for a transposed destination");
         return product(out.t(), onto, alpha, b.t(), a.t(), workers);
     }
