@@ -145,6 +145,17 @@ pub struct Outcome<'a> {
     pub norms: Option<&'a [f64]>,
 }
 
+impl std::fmt::Display for Quantity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::TrainingLoss => "training loss",
+            Self::LossAgain => "loss after the update",
+            Self::ValidationLoss => "validation loss",
+            Self::Gradient => "length of the gradient",
+        })
+    }
+}
+
 /// Something that a trainer measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantity {

@@ -233,6 +233,25 @@ pub enum CheckpointError {
         /// The partial output.
         path: PathBuf,
     },
+    /// An unfinished run of another job.
+    #[error(
+        "{path}: here lies an unfinished run of another recipe, other data or another version of onefold; go on with that one, \
+         choose another -o, or discard it with --force", path = path.display()
+    )]
+    OtherRun {
+        /// The directory of the run.
+        path: PathBuf,
+    },
+    /// A log that has lost lines.
+    #[error("{path}: the log has {found} bytes, the checkpoint knows of {expected}; begin anew with --force", path = path.display())]
+    ShortLog {
+        /// The log.
+        path: PathBuf,
+        /// Bytes it had.
+        expected: u64,
+        /// Bytes it has.
+        found: u64,
+    },
     /// The file system cannot hold the result.
     #[error("{path}: not enough space: {needed} bytes needed, {available} available", path = path.display())]
     NoSpace {

@@ -18,6 +18,27 @@ pub enum Event<'a> {
         /// Bytes since the last event of this kind.
         bytes: u64,
     },
+    /// A part of the job begins that is counted in steps.
+    Steps {
+        /// What the part does.
+        name: &'a str,
+        /// Steps that were made before, by an interrupted run.
+        done: u64,
+        /// Steps in all.
+        total: u64,
+    },
+    /// A step was made.
+    Step {
+        /// How it goes, in a few words.
+        status: &'a str,
+    },
+    /// Figures for a log.
+    Figures {
+        /// A JSON object on one line.
+        json: &'a str,
+        /// The same for people; empty if there is nothing to be said.
+        text: &'a str,
+    },
     /// Something the user should know though the job goes on.
     Warning {
         /// One sentence.

@@ -4,23 +4,16 @@
 //! sentence-transformers writes it, with a bert, roberta or distilbert. `benches/real/embed.py` compares the result with that of
 //! transformers.
 
-use std::error::Error;
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
-use onefold_checkpoint::{Checkpoint, CheckpointError};
-use onefold_train::config::ModelConfig;
+use anyhow::Context;
 use onefold_train::model::{Batch, Parameters, SentencePooling, Sequence, TextModel};
 use onefold_train::text::{Input, Limit, Tokenizer};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let dir = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: embed MODEL < sentences.txt")?);
-    let config = ModelConfig::open(&dir)?;
-    let problems = |problems: Vec<CheckpointError>| {
-        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    };
-    let checkpoint = Checkpoint::open(&dir).map_err(problems)?;
-    let parameters = Parameters::load(&config, &checkpoint, |_| false)?;
+fn main() -> anyhow::Result<()> {
+    let dir = PathBuf::from(std::env::args_os().nth(1).context("usage: embed MODEL < sentences.txt")?);
+    let parameters = Parameters::open(&dir, |_| false)?;
     let (tokenizer, pooling) = (Tokenizer::open(&dir)?, SentencePooling::open(&dir)?);
     let mut batch = Batch::default();
     for line in io::stdin().lock().lines() {

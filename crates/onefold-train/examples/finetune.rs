@@ -2,26 +2,21 @@
 //!
 //! Loads a decoder, shows the loss of a sentence, moves all parameters once, and writes a model that transformers loads.
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use onefold_checkpoint::{Checkpoint, CheckpointError};
+use anyhow::Context;
 use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::optimizer::AdamW;
-use onefold_train::config::ModelConfig;
 use onefold_train::model::{
     Batch, Destination, Gradients, Parameters, Sequence, TextModel, Training, next_tokens,
 };
 use onefold_train::optimizer::{Decay, Optimizer, Rule};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> anyhow::Result<()> {
     let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
-    let (dir, out) = paths.next().zip(paths.next()).ok_or("usage: finetune MODEL OUT")?;
-    let say =
-        |errors: Vec<CheckpointError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    let checkpoint = Checkpoint::open(&dir).map_err(say)?;
-    let mut parameters = Parameters::load(&ModelConfig::open(&dir)?, &checkpoint, |_| true)?;
+    let (dir, out) = paths.next().zip(paths.next()).context("usage: finetune MODEL OUT")?;
+    let mut parameters = Parameters::open(&dir, |_| true)?;
     let mut model = TextModel::new(&parameters)?;
 
     let ids = [5, 17, 9, 28, 3, 11, 23, 8]; // of the model's tokenizer: `onefold_train::text::Tokenizer`

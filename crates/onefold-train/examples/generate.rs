@@ -5,31 +5,27 @@
 //! at most so many tokens. The output is JSON with the tokens and texts, and the seconds that they took without loading.
 //! `benches/real/smollm2.py` compares it with transformers.
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use onefold_checkpoint::{Checkpoint, CheckpointError};
-use onefold_train::config::ModelConfig;
+use anyhow::{Result, bail};
 use onefold_train::model::generate::{Sampling, Settings, generate};
 use onefold_train::model::{Parameters, TextModel};
 use onefold_train::text::{ChatTemplate, Conversation, Input, Limit, Tokenizer};
 use serde_json::{Value, json};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [dir, most] = &arguments[..] else {
-        return Err("usage: generate MODEL MOST-TOKENS < prompts.jsonl".into());
+        bail!("usage: generate MODEL MOST-TOKENS < prompts.jsonl");
     };
     let dir = Path::new(dir);
     let tokenizer = Tokenizer::open(dir)?;
     let lines = io::read_to_string(io::stdin())?;
     let prompts = lines.lines().map(|line| encoded(&serde_json::from_str(line)?, &tokenizer, dir));
     let prompts = prompts.collect::<Result<Vec<Vec<u32>>>>()?;
-    let parameters = load(dir)?;
+    let parameters = Parameters::open(dir, |_| false)?;
     let mut model = TextModel::new(&parameters)?;
     let ends = tokenizer.special().eos.clone();
     let settings = Settings { most: most.parse()?, sampling: Sampling::Greedy, ends };
@@ -43,15 +39,6 @@ fn main() -> Result<()> {
     });
     let shown = shown.collect::<Result<Vec<Value>>>()?;
     Ok(writeln!(io::stdout(), "{}", json!({"seconds": seconds, "texts": shown}))?)
-}
-
-/// The model's parameters, none of them to be trained.
-fn load(dir: &Path) -> Result<Parameters> {
-    let problems = |problems: Vec<CheckpointError>| {
-        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    };
-    let checkpoint = Checkpoint::open(dir).map_err(problems)?;
-    Ok(Parameters::load(&ModelConfig::open(dir)?, &checkpoint, |_| false)?)
 }
 
 /// The tokens of a prompt.

@@ -8,12 +8,11 @@
 //! twice), `forward` (the loss alone) or `generate` (`--new` tokens after each sequence, greedily; for the loss stands the
 //! mean of their ids). Token ids are those of the peer's script, so that losses can be compared.
 
-use std::error::Error;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use onefold_checkpoint::Checkpoint;
+use anyhow::{Context, Result, bail};
 use onefold_engine::cpu::loss::{Losses, Objective};
 use onefold_engine::cpu::optimizer::AdamW;
 use onefold_train::config::{Head, ModelConfig};
@@ -25,16 +24,14 @@ use onefold_train::model::{
 };
 use onefold_train::optimizer::{Decay, Optimizer, Rule};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [work, dir, ..] = &arguments[..] else {
-        return Err("usage: measure WORK MODEL [--threads N] …".into());
+        bail!("usage: measure WORK MODEL [--threads N] …");
     };
     let number = |name: &str, default: usize| -> Result<usize> {
         match arguments.iter().position(|argument| argument == name) {
-            Some(at) => Ok(arguments.get(at + 1).ok_or("a number is missing")?.parse()?),
+            Some(at) => Ok(arguments.get(at + 1).context("a number is missing")?.parse()?),
             None => Ok(default),
         }
     };
@@ -55,10 +52,8 @@ fn main() -> Result<()> {
 
 /// Seconds and mean loss of each step.
 fn measure(work: &str, dir: &Path, [sequences, length, steps]: [usize; 3]) -> Result<(Vec<f64>, Vec<f64>)> {
-    let config = ModelConfig::open(dir)?;
-    let checkpoint = Checkpoint::open(dir).map_err(|errors| format!("{errors:?}"))?;
     let all = |_: &TensorSpec| matches!(work, "train" | "checkpointing");
-    let mut parameters = Parameters::load(&config, &checkpoint, all)?;
+    let mut parameters = Parameters::open(dir, all)?;
     if work == "lora" {
         let (rank, alpha) = (16, 32.0);
         let settings =
@@ -93,8 +88,7 @@ fn continued(
     [sequences, length, steps]: [usize; 3],
     most: usize,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
-    let checkpoint = Checkpoint::open(dir).map_err(|errors| format!("{errors:?}"))?;
-    let parameters = Parameters::load(&ModelConfig::open(dir)?, &checkpoint, |_| false)?;
+    let parameters = Parameters::open(dir, |_| false)?;
     let mut model = TextModel::new(&parameters)?;
     let vocabulary = model.limits().vocabulary;
     let ids: Vec<u32> = numbers(vocabulary).take(sequences * length).collect();
@@ -126,7 +120,7 @@ impl Subject {
         }
         let embedding = |spec: &TensorSpec| spec.role == Role::TokenEmbedding;
         let table = parameters.iter().find(|(_, parameter)| parameter.spec().is_some_and(embedding));
-        let vocabulary = table.ok_or("no embedding")?.1.shape[0];
+        let vocabulary = table.context("no embedding")?.1.shape[0];
         let batch = texts(sequences, length, vocabulary, classes(parameters));
         Ok(Self::Text(Box::new(TextModel::new(parameters)?), batch))
     }

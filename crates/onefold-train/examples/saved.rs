@@ -7,11 +7,10 @@
 //! * `lora`, `rslora`, `dora`: adapters on all linear maps of layers, with the model's own head.
 //! * `lora0`: adapters with the head of the first task.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
 use onefold_checkpoint::output::write_file;
-use onefold_checkpoint::{Checkpoint, CheckpointError};
 use onefold_train::config::{Head, ModelConfig, Problem};
 use onefold_train::model::{
     AdapterSettings, Batch, Destination, HeadStart, Image, ImageBatch, Parameters, Sequence, TextModel,
@@ -19,16 +18,14 @@ use onefold_train::model::{
 };
 use serde_json::json;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 const IDS: [u32; 7] = [5, 17, 9, 28, 3, 11, 23];
 const LORA: AdapterSettings =
     AdapterSettings { rank: 4, alpha: 6.0, rank_stabilised: false, decomposed: false, dropout: 0.1, seed: 7 };
 
 fn main() -> Result<()> {
     let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
-    let (source, out) = paths.next().zip(paths.next()).ok_or("usage: saved MODEL OUT")?;
-    let mut parameters = load(&source)?;
+    let (source, out) = paths.next().zip(paths.next()).context("usage: saved MODEL OUT")?;
+    let mut parameters = Parameters::open(&source, |_| false)?;
     let config = parameters.config().clone();
     let labels = ["no", "yes"].map(str::to_owned).to_vec();
     let tasks = [
@@ -45,7 +42,7 @@ fn main() -> Result<()> {
     let decomposed = AdapterSettings { decomposed: true, ..LORA };
     let variants = [("lora", LORA, None), ("rslora", stable, None), ("dora", decomposed, None)];
     for (name, settings, task) in variants.into_iter().chain([("lora0", LORA, Some(0))]) {
-        let mut parameters = load(&source)?;
+        let mut parameters = Parameters::open(&source, |_| false)?;
         if let Some(task) = task {
             parameters.add_head(task, &tasks[0], HeadStart { seed: 1, deviation: 0.3 })?;
         }
@@ -56,13 +53,6 @@ fn main() -> Result<()> {
         note(&parameters, task, &to)?;
     }
     Ok(())
-}
-
-fn load(dir: &Path) -> Result<Parameters> {
-    let say =
-        |errors: Vec<CheckpointError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    let checkpoint = Checkpoint::open(dir).map_err(say)?;
-    Ok(Parameters::load(&ModelConfig::open(dir)?, &checkpoint, |_| false)?)
 }
 
 /// Moves whatever can be trained.

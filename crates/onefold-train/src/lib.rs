@@ -4,8 +4,8 @@
 //! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`data`] reads
 //! datasets and says which rows are learnt when, [`config`]
 //! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, [`model`]
-//! runs it, forwards and backwards, [`optimizer`] moves its parameters, [`schedule`] says how far, and
-//! [`tensorboard`] writes down how it went.
+//! runs it, forwards and backwards, [`optimizer`] moves its parameters, [`schedule`] says how far, [`tune`] is the training of
+//! several tasks together, and [`tensorboard`] writes down how it went.
 
 pub mod config;
 pub mod data;
@@ -17,3 +17,4 @@ pub mod optimizer;
 pub mod schedule;
 pub mod tensorboard;
 pub mod text;
+pub mod tune;

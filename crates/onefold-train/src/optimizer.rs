@@ -4,9 +4,10 @@
 //! and its state. The state is made when a parameter first has a gradient, so that what is frozen costs nothing.
 
 use onefold_engine::Buffer;
-use onefold_engine::cpu::optimizer::{AdamW, Lion, Sgd, clip_factor, square_sum};
+pub use onefold_engine::cpu::optimizer::{AdamW, Lion, Sgd};
+use onefold_engine::cpu::optimizer::{clip_factor, square_sum};
 
-use crate::model::{Gradients, Parameter, Parameters};
+use crate::model::{Gradients, Parameter, ParameterId, Parameters};
 
 /// The rule by which parameters move.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,8 +53,17 @@ pub struct Optimizer {
     rule: Rule,
     decay: Decay,
     steps: u64,
-    /// By parameter: first and second moment (velocity and nothing for rules with one); empty before its first gradient.
-    state: Vec<[Buffer; 2]>,
+    /// By parameter.
+    state: Vec<Moments>,
+}
+
+/// What is kept of a parameter.
+#[derive(Debug, Clone, Default)]
+pub struct Moments {
+    /// Steps in which it had a gradient: bias corrections count these, as PyTorch's do.
+    pub steps: u64,
+    /// First and second moment (velocity and nothing for rules with one); empty before its first gradient.
+    pub buffers: [Buffer; 2],
 }
 
 impl Optimizer {
@@ -67,9 +77,41 @@ impl Optimizer {
         self.steps
     }
 
+    /// The step size of the rule, before any schedule.
+    pub fn learning_rate(&self) -> f64 {
+        match self.rule {
+            Rule::AdamW(rule) => rule.learning_rate,
+            Rule::Sgd(rule) => rule.learning_rate,
+            Rule::Lion(rule) => rule.learning_rate,
+        }
+    }
+
+    /// Bytes of state that an element of a trained parameter needs.
+    pub fn bytes_per_element(&self) -> usize {
+        self.rule.moments() * size_of::<f32>()
+    }
+
+    /// The state of each parameter that was moved.
+    pub fn state(&self) -> impl Iterator<Item = (ParameterId, &Moments)> {
+        let moved = self.state.iter().enumerate().filter(|(_, state)| state.steps > 0);
+        moved.map(|(index, state)| (ParameterId::new(index), state))
+    }
+
+    /// Takes up a saved state: steps that were made, and the state of each parameter that was moved.
+    pub fn restore(&mut self, steps: u64, state: impl IntoIterator<Item = (ParameterId, Moments)>) {
+        self.steps = steps;
+        self.state.clear();
+        for (id, moments) in state {
+            if self.state.len() <= id.index() {
+                self.state.resize_with(id.index() + 1, Default::default);
+            }
+            self.state[id.index()] = moments;
+        }
+    }
+
     /// Bytes of its state.
     pub fn bytes(&self) -> usize {
-        self.state.iter().flatten().map(|buffer| buffer.len() * size_of::<f32>()).sum()
+        self.state.iter().flat_map(|state| &state.buffers).map(|buffer| buffer.len() * size_of::<f32>()).sum()
     }
 
     /// Moves every parameter that has a gradient. `share` scales the learning rate of the rule (a schedule's value);
@@ -94,7 +136,7 @@ impl Optimizer {
             let decays = self.decay == Decay::Everything || is_matrix(&parameters[id]);
             let Some(weight) = parameters.value_mut(id) else { continue };
             let rule = self.rule.at(share, decays);
-            rule.step(step, factor, weight, gradient, &mut self.state[id.index()]);
+            rule.step(factor, weight, gradient, &mut self.state[id.index()]);
         }
         Ok(norm)
     }
@@ -105,6 +147,15 @@ fn is_matrix(parameter: &Parameter) -> bool {
 }
 
 impl Rule {
+    /// How many moments it keeps of each parameter.
+    pub(crate) fn moments(self) -> usize {
+        match self {
+            Self::AdamW(_) => 2,
+            Self::Sgd(sgd) if sgd.momentum == 0.0 => 0,
+            Self::Sgd(_) | Self::Lion(_) => 1,
+        }
+    }
+
     /// The rule with a share of its learning rate.
     fn at(mut self, share: f64, decays: bool) -> Self {
         let (rate, decay) = match &mut self {
@@ -117,17 +168,15 @@ impl Rule {
         self
     }
 
-    fn step(self, step: u64, factor: f32, weight: &mut Buffer, gradient: &Buffer, state: &mut [Buffer; 2]) {
-        let [first, second] = state;
-        let moments = match self {
-            Self::AdamW(_) => [weight.len(), weight.len()],
-            Self::Sgd(sgd) if sgd.momentum == 0.0 => [0, 0],
-            Self::Sgd(_) | Self::Lion(_) => [weight.len(), 0],
-        };
-        first.resize(moments[0]);
-        second.resize(moments[1]);
+    fn step(self, factor: f32, weight: &mut Buffer, gradient: &Buffer, state: &mut Moments) {
+        let Moments { steps, buffers } = state;
+        *steps += 1;
+        for buffer in &mut buffers[..self.moments()] {
+            buffer.resize(weight.len());
+        }
+        let [first, second] = buffers;
         match self {
-            Self::AdamW(rule) => rule.step(step, factor, weight, gradient, first, second),
+            Self::AdamW(rule) => rule.step(*steps, factor, weight, gradient, first, second),
             Self::Sgd(rule) => rule.step(factor, weight, gradient, first),
             Self::Lion(rule) => rule.step(factor, weight, gradient, first),
         }

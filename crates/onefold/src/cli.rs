@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
-use clap::{Arg, Args, Command, Parser, Subcommand};
+use clap::{Arg, Args, Command, Parser, Subcommand, ValueEnum};
 
 /// Many fine-tuned checkpoints in; one multi-task model out.
 #[derive(Debug, Parser)]
@@ -29,9 +29,12 @@ pub struct Cli {
 pub enum Verb {
     /// Merge checkpoints by a recipe (mergekit's YAML, and more)
     Merge(MergeArgs),
+    /// Train one model on several tasks together, with balanced losses
+    #[cfg(feature = "train")]
+    Tune(TuneArgs),
     /// Look at a model, or at a base with its experts, before merging
     Inspect(InspectArgs),
-    /// List the merge methods, or explain one
+    /// List merge methods and balancers, or explain one
     Methods(MethodsArgs),
 }
 
@@ -99,6 +102,29 @@ pub struct MergeArgs {
     pub intermediate: Option<PathBuf>,
 }
 
+/// Arguments of `onefold tune`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    /// The recipe (YAML)
+    pub recipe: PathBuf,
+    /// Directory of the trained model; the run itself is in OUT.run until it is over
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Change the recipe: `--set optimizer.lr=1e-4`, `--set tasks.0.share=2`
+    #[arg(long = "set", value_name = "KEY.PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Unknown and ineffective keys of the recipe are warnings
+    #[arg(long)]
+    pub lenient: bool,
+    /// Look at recipe, model and data, print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace an existing output, and an interrupted run of another recipe or other data
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// Arguments of `onefold inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
@@ -119,11 +145,27 @@ pub struct InspectArgs {
 /// Arguments of `onefold methods`.
 #[derive(Debug, Args)]
 pub struct MethodsArgs {
-    /// The method to explain
+    /// The method or balancer to explain
     pub name: Option<String>,
-    /// Print the documentation of all methods as Markdown
-    #[arg(long, conflicts_with_all = ["json", "name"])]
-    pub markdown: bool,
+    /// Print the documentation of a whole table as Markdown
+    #[arg(
+        long,
+        value_name = "TABLE",
+        num_args = 0..=1,
+        default_missing_value = "merge",
+        conflicts_with_all = ["json", "name"]
+    )]
+    pub markdown: Option<Group>,
+}
+
+/// A table of methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Group {
+    /// Merge methods
+    Merge,
+    /// Balancers of joint trainings
+    #[cfg(feature = "train")]
+    Balancers,
 }
 
 /// Reads the name of a model, which is text: on the hub, in recipes, in reports. A path that is not UTF-8 cannot be one, and

@@ -16,6 +16,8 @@ fn main() -> ExitCode {
     let shell = Shell::new(&cli);
     let outcome = match &cli.verb {
         Verb::Merge(args) => jobs::merge::run(args, &cli.common, &shell),
+        #[cfg(feature = "train")]
+        Verb::Tune(args) => jobs::tune::run(args, &cli.common, &shell),
         Verb::Inspect(args) => jobs::inspect::run(args, &cli.common, &shell),
         Verb::Methods(args) => jobs::methods::run(args, &shell),
     };

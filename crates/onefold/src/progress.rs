@@ -13,6 +13,11 @@ use signal_hook::flag;
 
 use crate::cli::{Cli, Common};
 
+/// A bar that counts bytes.
+const BYTES: &str = "{prefix:8} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+/// A bar that counts steps, and says how it goes.
+const STEPS: &str = "{prefix:8} {wide_bar} {pos}/{len} {per_sec} {eta} {msg}";
+
 /// Why a job ended without its result.
 #[derive(Debug)]
 pub enum Failure {
@@ -121,6 +126,16 @@ impl Shell {
         self.say(&format!("warning: {message}"));
     }
 
+    /// Figures of a job under way: a line of JSON, or one for people if there is something to be said.
+    fn figures(&self, json: &str, text: &str) {
+        if self.json && !self.quiet {
+            self.print_result(&format!(r#"{{"event":"figures","data":{json}}}"#));
+        }
+        if !text.is_empty() {
+            self.say(text);
+        }
+    }
+
     /// The end of a job that failed.
     pub fn fail(&self, failure: &Failure) {
         self.finish_bar();
@@ -148,16 +163,15 @@ impl Shell {
         }
     }
 
-    fn start_bar(&self, name: &str, total: u64) {
+    fn start_bar(&self, name: &str, total: u64, template: &str) {
         self.finish_bar();
         if self.quiet || self.json || !io::stderr().is_terminal() {
             return;
         }
-        let style =
-            ProgressStyle::with_template("{msg:8} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+        let style = ProgressStyle::with_template(template);
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_message(name.to_owned());
+        bar.set_prefix(name.to_owned());
         *lock(&self.bar) = Some(bar);
     }
 }
@@ -171,7 +185,7 @@ impl Observer for Shell {
     fn event(&self, event: &Event<'_>) -> Control {
         match event {
             Event::Phase { name, total } => {
-                self.start_bar(name, *total);
+                self.start_bar(name, *total, BYTES);
                 if !self.quiet {
                     Self::event(self, "phase", &serde_json::json!({"name": name, "bytes": total}));
                 }
@@ -181,6 +195,25 @@ impl Observer for Shell {
                     bar.inc(*bytes);
                 }
             }
+            Event::Steps { name, done, total } => {
+                self.start_bar(name, *total, STEPS);
+                if let Some(bar) = &*lock(&self.bar) {
+                    // What an interrupted run did says nothing of the rate of this one.
+                    bar.set_position(*done);
+                    bar.reset_eta();
+                }
+                if !self.quiet {
+                    let value = serde_json::json!({"name": name, "done": done, "steps": total});
+                    Self::event(self, "steps", &value);
+                }
+            }
+            Event::Step { status } => {
+                if let Some(bar) = &*lock(&self.bar) {
+                    bar.set_message((*status).to_owned());
+                    bar.inc(1);
+                }
+            }
+            Event::Figures { json, text } => self.figures(json, text),
             Event::Warning { message } => self.warn(message),
             Event::Note { message } => self.say(message),
             _ => {}

@@ -59,6 +59,7 @@ fn hold_part(file: &str, part: &str, expected: &str) {
 #[test]
 fn the_reference_of_methods_is_up_to_date() {
     hold("docs/methods.md", &stdout(&["methods", "--markdown"]));
+    hold("docs/balancers.md", &stdout(&["methods", "--markdown", "balancers"]));
 }
 
 #[test]
@@ -66,7 +67,7 @@ fn the_reference_of_the_command_line_is_up_to_date() {
     let mut text = String::from(
         "# Command line\n\nWhat `--help` prints, for every command. Generated; a test holds it up to date.\n",
     );
-    for command in [&[][..], &["merge"], &["inspect"], &["methods"]] {
+    for command in [&[][..], &["merge"], &["tune"], &["inspect"], &["methods"]] {
         let title = [&["onefold"][..], command].concat().join(" ");
         let help = stdout(&[command, &["--help"]].concat());
         let _ = write!(text, "\n## {title}\n\n```text\n{}\n```\n", help.trim_end());
@@ -123,18 +124,23 @@ fn every_example_runs_by_the_command_at_its_head() {
         let command = text.lines().next().unwrap().strip_prefix("# onefold ").unwrap_or_else(|| {
             panic!("examples/{file} does not begin with the command that runs it");
         });
-        assert!(command.starts_with(&format!("merge examples/{file} -o merged")), "{file}: {command}");
-        run_example(&file, command);
+        let verb = command.split(' ').next().unwrap();
+        let out = match verb {
+            "tune" => "tuned",
+            _ => "merged",
+        };
+        assert!(command.starts_with(&format!("{verb} examples/{file} -o {out}")), "{file}: {command}");
+        run_example(&file, command, out);
         count += 1;
     }
-    assert_eq!(count, 10, "an example came or went: see that README and guide still name them rightly");
+    assert_eq!(count, 11, "an example came or went: see that README and guide still name them rightly");
 }
 
 /// Runs a command with its outputs in a temporary directory and looks at the result.
-fn run_example(file: &str, command: &str) {
+fn run_example(file: &str, command: &str, out: &str) {
     let dir = tempfile::tempdir().unwrap();
     let place = |word: &str| match word {
-        "merged" | "merged-parts" => dir.path().join(word).to_str().unwrap().to_owned(),
+        "merged" | "merged-parts" | "tuned" => dir.path().join(word).to_str().unwrap().to_owned(),
         other => other.to_owned(),
     };
     let words: Vec<String> = command.split_whitespace().map(place).collect();
@@ -143,7 +149,7 @@ fn run_example(file: &str, command: &str) {
     assert!(output.status.success(), "{file}: {shown}");
     assert!(!shown.contains("warning:"), "{file}: an example without warnings was expected: {shown}");
 
-    let merged = dir.path().join("merged");
+    let merged = dir.path().join(out);
     let checkpoint = Checkpoint::open(&merged).unwrap_or_else(|e| panic!("{file}: {e:?}"));
     let bytes = fs::read(merged.join("model.safetensors")).unwrap();
     let peer = safetensors::SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{file}: {e}"));

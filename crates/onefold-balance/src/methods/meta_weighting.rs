@@ -130,7 +130,7 @@ impl Rule for MetaWeighting {
     }
 
     fn figures(&self) -> Vec<Figure> {
-        vec![Figure::per_task("weight", &self.memory.weights)]
+        vec![Figure::per_task("learned_weight", &self.memory.weights)]
     }
 
     fn state(&self) -> Value {

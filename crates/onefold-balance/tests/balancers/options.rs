@@ -4,21 +4,10 @@ use onefold_balance::methods::coba::scores::divergence_factor;
 use onefold_balance::{Balancer, Batch, Gradients, Matrix, Measured, Outcome, Rows, Values};
 use serde_json::{Value, json};
 
-use crate::trainer::{balancer, tasks};
-
-fn weights(
-    balancer: &mut Balancer,
-    step: u64,
-    epoch: u64,
-    losses: &[f64],
-    measured: Measured<'_>,
-) -> Vec<f64> {
-    let losses: Vec<Option<f64>> = losses.iter().copied().map(Some).collect();
-    balancer.weights(&Batch { step, epoch, rows: Rows::Losses(&losses), measured }).unwrap().values
-}
+use crate::trainer::{balancer, present, tasks, weights};
 
 fn validate(balancer: &mut Balancer, step: u64, losses: &[f64]) {
-    let validation: Vec<Option<f64>> = losses.iter().copied().map(Some).collect();
+    let validation = present(losses);
     balancer.observe(&Outcome { step, validation: Some(&validation), ..Outcome::default() }).unwrap();
 }
 

@@ -156,6 +156,23 @@ pub(crate) fn tasks(k: usize) -> Vec<Task> {
     (0..k).map(|i| Task { name: name(i), weight: 1.0 + i as f64 }).collect()
 }
 
+/// All tasks present, with these losses.
+pub(crate) fn present(losses: &[f64]) -> Vec<Option<f64>> {
+    losses.iter().copied().map(Some).collect()
+}
+
+/// The weights of a step with all tasks.
+pub(crate) fn weights(
+    balancer: &mut Balancer,
+    step: u64,
+    epoch: u64,
+    losses: &[f64],
+    measured: Measured<'_>,
+) -> Vec<f64> {
+    let losses = present(losses);
+    balancer.weights(&Batch { step, epoch, rows: Rows::Losses(&losses), measured }).unwrap().values
+}
+
 pub(crate) fn balancer(settings: &Value, tasks: &[Task]) -> Balancer {
     let map: &Map<String, Value> = settings.as_object().unwrap();
     let mut balancer = Balancer::new(map, tasks, 7).unwrap_or_else(|e| panic!("{settings}: {e:?}"));

@@ -19,10 +19,13 @@ mod names;
 mod pair;
 mod pattern;
 mod plan;
+mod vit;
 
 pub use apply::apply;
 pub use config::{AdapterConfig, Tokens, parse_config, read_config};
 pub use error::AdapterError;
+pub use pattern::Pattern;
+pub use vit::vit_module;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::AdapterError;
+use super::{AdapterError, vit};
 use crate::Tensor;
 
 /// What every name of an adapter file begins with.
@@ -147,7 +147,7 @@ impl<'a> Targets<'a> {
     /// If several names fit, or if this one differs in another way than those before.
     pub(super) fn find(&mut self, wanted: &str) -> Result<Option<String>, AdapterError> {
         match self.find_named(wanted)? {
-            None => in_files(wanted).map_or(Ok(None), |named| self.find_named(&named)),
+            None => vit::in_files(wanted).map_or(Ok(None), |named| self.find_named(&named)),
             found => Ok(found),
         }
     }
@@ -187,25 +187,6 @@ impl<'a> Targets<'a> {
         }
         Ok(found.to_owned())
     }
-}
-
-/// Modules of vit's layers: as they are called since transformers 5, and in its files.
-const VIT: [(&str, &str); 6] = [
-    ("attention.q_proj", "attention.attention.query"),
-    ("attention.k_proj", "attention.attention.key"),
-    ("attention.v_proj", "attention.attention.value"),
-    ("attention.o_proj", "attention.output.dense"),
-    ("mlp.fc1", "intermediate.dense"),
-    ("mlp.fc2", "output.dense"),
-];
-
-/// What vit's files call a tensor that PEFT names as its module is called; `None` if it is none of these.
-fn in_files(name: &str) -> Option<String> {
-    let (prefix, inner) = name.strip_prefix("vit.").map_or(("", name), |inner| ("vit.", inner));
-    let (layer, tensor) = inner.strip_prefix("layers.")?.split_once('.')?;
-    let (module, part) = tensor.rsplit_once('.')?;
-    let module = VIT.iter().find(|(now, _)| *now == module).map_or(module, |(_, file)| *file);
-    Some(format!("{prefix}encoder.layer.{layer}.{module}.{part}"))
 }
 
 /// `name` without its first component, without its first two, …; at least a module and its parameter remain.

@@ -6,8 +6,12 @@
 
 use regex::Regex;
 
+/// A pattern of module paths.
 #[derive(Debug, Clone)]
-pub(super) enum Pattern {
+pub struct Pattern(Form);
+
+#[derive(Debug, Clone)]
+enum Form {
     /// A path of letters, digits, `_`, `-`, and `.` for any character.
     Plain(String),
     Expression(Regex),
@@ -18,11 +22,23 @@ impl Pattern {
     /// Why the text is not a regular expression that can be matched without backtracking.
     pub(super) fn new(text: &str) -> Result<Self, String> {
         if Self::is_plain(text) {
-            return Ok(Self::Plain(text.to_owned()));
+            return Ok(Self(Form::Plain(text.to_owned())));
         }
+        Self::wrapped(text, r"^(?:.*\.)?(?:", ")$")
+    }
+
+    /// The pattern that has to match a path as a whole, as PEFT's `target_modules` if it is a text.
+    ///
+    /// # Errors
+    /// Why the text is not a regular expression that can be matched without backtracking.
+    pub fn whole(text: &str) -> Result<Self, String> {
+        Self::wrapped(text, "^(?:", ")$")
+    }
+
+    fn wrapped(text: &str, before: &str, after: &str) -> Result<Self, String> {
         // Alone first: wrapped, an unbalanced parenthesis might mean something.
-        let expression = Regex::new(text).and_then(|_| Regex::new(&format!(r"^(?:.*\.)?(?:{text})$")));
-        expression.map(Self::Expression).map_err(|e| match e {
+        let expression = Regex::new(text).and_then(|_| Regex::new(&format!("{before}{text}{after}")));
+        expression.map(|regex| Self(Form::Expression(regex))).map_err(|e| match e {
             regex::Error::CompiledTooBig(_) => "it is too large".into(),
             _ => "it is not a regular expression without look-around and back-references".into(),
         })
@@ -32,10 +48,11 @@ impl Pattern {
         text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
     }
 
-    pub(super) fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Expression(regex) => regex.is_match(path),
-            Self::Plain(pattern) => {
+    /// Whether a path fits.
+    pub fn matches(&self, path: &str) -> bool {
+        match &self.0 {
+            Form::Expression(regex) => regex.is_match(path),
+            Form::Plain(pattern) => {
                 let mut rest = path.chars().rev();
                 let fits = pattern.chars().rev().all(|p| rest.next().is_some_and(|c| p == '.' || p == c));
                 fits && matches!(rest.next(), None | Some('.'))
@@ -62,9 +79,9 @@ mod tests {
         ];
         for plain in ["q_proj", "1.q_proj", "layers.1.q_proj", ".q_proj", "s.1.q_proj", ""] {
             let direct = Pattern::new(plain).unwrap();
-            assert!(matches!(direct, Pattern::Plain(_)));
+            assert!(matches!(direct.0, Form::Plain(_)));
             let expression = Pattern::new(&format!("(?:{plain})")).unwrap();
-            assert!(matches!(expression, Pattern::Expression(_)));
+            assert!(matches!(expression.0, Form::Expression(_)));
             for path in paths {
                 assert_eq!(direct.matches(path), expression.matches(path), "{plain} {path}");
             }

@@ -8,6 +8,7 @@
 
 mod journal;
 mod layout;
+mod run_dir;
 mod shards;
 mod target;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use shards::{clear, create, open_shards};
 use target::{replace, sync_dir, with_suffix};
 
 pub use layout::{Layout, OutputTensor};
+pub use run_dir::{Log, RunDir};
 pub use target::check_target;
 
 /// Data written between two syncs. They run beside the work, so that the last one has little left to do; a crash of the

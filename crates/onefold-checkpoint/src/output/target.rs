@@ -38,8 +38,8 @@ pub fn check_target(dir: &Path, inputs: &[PathBuf], force: bool) -> Result<(), C
     }
 }
 
-/// Whether `--force` may delete what is there: an output of ours, a directory of a model or an adapter, an empty one, or nothing. A home
-/// directory is none of these, a repository with its history is more.
+/// Whether `--force` may delete what is there: an output of ours, a directory of a model or an adapter, an empty one, or
+/// nothing. A home directory is none of these, a repository with its history is more.
 fn is_replaceable(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
     let weights = [

@@ -33,6 +33,22 @@ pub fn sum(y: &mut Buffer, a: &Buffer, b: &Buffer) {
     });
 }
 
+/// y = factor · x, or y += factor · x.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_scaled(y: &mut Buffer, write: Write, x: &Buffer, factor: f32) {
+    assert_eq!(y.len(), x.len(), "lengths of a sum");
+    let x = x.host();
+    parallel::for_rows(y.host_mut(), 1, |start, y| {
+        let pairs = y.iter_mut().zip(&x[start..]);
+        match write {
+            Write::Set => pairs.for_each(|(y, x)| *y = factor * x),
+            Write::Add => pairs.for_each(|(y, x)| *y += factor * x),
+        }
+    });
+}
+
 /// y = factor · y.
 pub fn scale(y: &mut Buffer, factor: f32) {
     parallel::for_rows(y.host_mut(), 1, |_, y| y.iter_mut().for_each(|y| *y *= factor));

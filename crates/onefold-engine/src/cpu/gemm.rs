@@ -32,6 +32,15 @@ pub(crate) enum Workers {
 }
 
 impl Workers {
+    /// How many there are.
+    #[cfg(target_arch = "x86_64")]
+    fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Pool => rayon::current_num_threads(),
+        }
+    }
+
     /// Calls `each` for all numbers below `count`.
     fn each(self, count: usize, each: impl Fn(usize) + Sync) {
         match self {

@@ -212,27 +212,38 @@ fn lion(lion: &Lion, factor: f32, weight: &mut [f32], gradient: &[f32], mean: &m
 
 /// Σ gᵢ² in f64: same bits on any number of threads. The global norm is the root of the sum over all tensors.
 pub fn square_sum(gradient: &Buffer) -> f64 {
-    sum_of(gradient.host())
+    inner_product(gradient, gradient)
+}
+
+/// Σ aᵢbᵢ in f64: same bits on any number of threads.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn inner_product(a: &Buffer, b: &Buffer) -> f64 {
+    assert_eq!(a.len(), b.len(), "lengths of an inner product");
+    sum_of(a.host(), b.host())
 }
 
 /// A tree whose shape depends on the length alone.
-fn sum_of(values: &[f32]) -> f64 {
-    if values.len() <= TASK {
-        return squares(values);
+fn sum_of(a: &[f32], b: &[f32]) -> f64 {
+    if a.len() <= TASK {
+        return products(a, b);
     }
-    let (left, right) = values.split_at(values.len().div_ceil(2 * TASK) * TASK);
-    let (left, right) = rayon::join(|| sum_of(left), || sum_of(right));
+    let middle = a.len().div_ceil(2 * TASK) * TASK;
+    let ((a1, a2), (b1, b2)) = (a.split_at(middle), b.split_at(middle));
+    let (left, right) = rayon::join(|| sum_of(a1, b1), || sum_of(a2, b2));
     left + right
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn squares(values: &[f32]) -> f64 {
+fn products(a: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0.0f64; 32];
-    let (whole, rest) = values.as_chunks::<32>();
-    for values in whole {
-        lanes.iter_mut().zip(values).for_each(|(l, v)| *l += f64::from(*v) * f64::from(*v));
-    }
-    lanes.iter_mut().zip(rest).for_each(|(l, v)| *l += f64::from(*v) * f64::from(*v));
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<32>(), b.as_chunks::<32>());
+    let add = |lanes: &mut [f64; 32], a: &[f32], b: &[f32]| {
+        lanes.iter_mut().zip(a).zip(b).for_each(|((l, a), b)| *l += f64::from(*a) * f64::from(*b));
+    };
+    a.iter().zip(b).for_each(|(a, b)| add(&mut lanes, a, b));
+    add(&mut lanes, a_rest, b_rest);
     lanes.iter().sum()
 }
 

@@ -60,14 +60,7 @@ impl Met {
                 task: task.to_owned(),
                 place: place.clone(),
                 label: label.to_string(),
-                known: listed(&names),
-                remedy: match (declared, label) {
-                    (_, Label::Id(-1)) => {
-                        "; -1 stands for an unknown class in some published sets: leave such rows out"
-                    }
-                    (Some(_), _) => "; add it to `labels`",
-                    (None, _) => "; it is in no training file",
-                },
+                remedy: format!("{}; {}", listed(&names), remedy(label, declared.is_some())),
             })
         };
         let classes = self.labels.iter().map(class).collect::<Result<_, _>>()?;
@@ -100,8 +93,7 @@ impl Met {
                 task: task.to_owned(),
                 place: (*place).clone(),
                 label: label.to_string(),
-                known: format!("0 to {}", MOST - 1),
-                remedy: "; classes are numbered from 0",
+                remedy: format!("0 to {}; classes are numbered from 0", MOST - 1),
             }),
             None => Ok((0..=highest).map(|number| number.to_string()).collect()),
         }
@@ -134,6 +126,15 @@ fn class(label: &Label, names: &[String]) -> Option<u32> {
         .or_else(by_number)
         .filter(|class| *class < names.len())
         .and_then(|class| u32::try_from(class).ok())
+}
+
+/// What to do about a label that is no class; `declared` says whether the recipe lists the classes.
+fn remedy(label: &Label, declared: bool) -> &'static str {
+    match (label, declared) {
+        (Label::Id(-1), _) => "-1 stands for an unknown class in some published sets: leave such rows out",
+        (_, true) => "add it to `labels`",
+        (_, false) => "it is in no training file",
+    }
 }
 
 fn listed(names: &[String]) -> String {

@@ -28,4 +28,4 @@ pub use store::{RowTokens, Store};
 pub use task::{Content, Counts, Task, TaskSettings, Validation};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,7 @@
 use onefold_runtime::random::Stream;
 
 /// The numbers 0…n−1 in an order drawn for `name` and `purpose`.
-pub(super) fn permutation(n: usize, seed: u64, name: &str, purpose: &str) -> Vec<u32> {
+pub(crate) fn permutation(n: usize, seed: u64, name: &str, purpose: &str) -> Vec<u32> {
     let mut order: Vec<u32> = (0..=u32::MAX).take(n).collect();
     shuffle(&mut order, seed, name, purpose);
     order

@@ -37,7 +37,7 @@ pub(super) fn load(path: &Path) -> Result<Task, DataError> {
 }
 
 /// A file in a temporary directory.
-pub(super) fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+pub(crate) fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     let path = dir.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     #[allow(clippy::disallowed_methods, reason = "a test's input, in a temporary directory")]

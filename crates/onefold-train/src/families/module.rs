@@ -1,17 +1,9 @@
 //! What transformers calls a module while it runs: the path that PEFT names adapters by.
 
+use onefold_checkpoint::adapter::vit_module;
+
 use super::base_prefix;
 use crate::config::{Head, ModelConfig, VisionFamily};
-
-/// Modules of vit's layers: as files name them, and as they are called since transformers 5.
-const VIT: [(&str, &str); 6] = [
-    ("attention.attention.query", "attention.q_proj"),
-    ("attention.attention.key", "attention.k_proj"),
-    ("attention.attention.value", "attention.v_proj"),
-    ("attention.output.dense", "attention.o_proj"),
-    ("intermediate.dense", "mlp.fc1"),
-    ("output.dense", "mlp.fc2"),
-];
 
 /// The path of the module of a tensor in the class that `architectures` names; none for a tensor that is no module's
 /// weight or bias.
@@ -19,22 +11,13 @@ pub(crate) fn module(config: &ModelConfig, tensor: &str) -> Option<String> {
     let path = tensor.strip_suffix(".weight").or_else(|| tensor.strip_suffix(".bias"))?;
     let prefix = base_prefix(config);
     let path = match config {
-        ModelConfig::Vision(config) if config.family == VisionFamily::Vit => vit(path),
+        ModelConfig::Vision(config) if config.family == VisionFamily::Vit => vit_module(path),
         _ => path.to_owned(),
     };
     match config.common().head {
         Head::None => Some(path.strip_prefix(prefix).unwrap_or(&path).to_owned()),
         Head::Language | Head::Classes(_) | Head::Tokens(_) => Some(path),
     }
-}
-
-fn vit(path: &str) -> String {
-    let renamed = || {
-        let (layer, module) = path.strip_prefix("vit.encoder.layer.")?.split_once('.')?;
-        let new = VIT.iter().find(|(old, _)| *old == module).map_or(module, |(_, new)| *new);
-        Some(format!("vit.layers.{layer}.{new}"))
-    };
-    renamed().unwrap_or_else(|| path.to_owned())
 }
 
 /// The module of transformers in which the classes of a kind of model are, for PEFT's `auto_mapping`.

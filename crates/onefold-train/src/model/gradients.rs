@@ -5,6 +5,7 @@
 //! ([`Gradients`]); learning merge coefficients takes an inner product of each and forgets it, so that no model-sized
 //! memory exists.
 
+use onefold_engine::cpu::elementwise;
 use onefold_engine::{Buffer, Write};
 
 use super::parameters::ParameterId;
@@ -46,6 +47,13 @@ impl Gradients {
         let present =
             self.buffers.iter().zip(&self.present).enumerate().filter(|(_, (_, present))| **present);
         present.map(|(index, (buffer, _))| (ParameterId::new(index), buffer))
+    }
+
+    /// Adds `factor · gradient` to the gradient of a parameter.
+    pub fn add(&mut self, id: ParameterId, gradient: &Buffer, factor: f32) {
+        let (mut sum, write) = self.lend(id, gradient.len());
+        elementwise::add_scaled(&mut sum, write, gradient, factor);
+        self.take_back(id, sum, true);
     }
 
     /// Bytes of all gradients.

@@ -61,9 +61,10 @@ pub use layer::{Layer, LayerSaved, LayerSettings, Placement, Scratch};
 pub use linear::{Linear, LinearSaved};
 pub use memory::BatchShape;
 pub use norm::Norm;
+pub(crate) use parameters::finite;
 pub use parameters::{
     AdaptError, AdapterSettings, Destination, Factor, HeadError, HeadStart, Origin, Parameter, ParameterId,
-    Parameters, ParametersError, Part, SaveError, Trained,
+    Parameters, ParametersError, Part, SaveError, Trained, save_buffers, save_checkpoint,
 };
 pub use pass::{Coins, Pass};
 pub use pooled::SentencePooling;

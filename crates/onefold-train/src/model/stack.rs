@@ -34,13 +34,16 @@ pub struct Stack {
     final_norm: Option<Norm>,
 }
 
-/// What the layers leave, and work in; reused from step to step.
+/// What the layers leave, and work in; reused from step to step, and from training to validation and back: what one of them
+/// does not use stays for the other.
 #[derive(Debug, Default)]
 pub struct Activations {
     /// The input of each layer and the last one's result; if nothing is kept, two that take turns.
     stream: Vec<Buffer>,
     /// One per layer, or one for all.
     saved: Vec<LayerSaved>,
+    /// How many of them this pass uses.
+    turns: Turns,
     /// The result of the final norm.
     normed: Buffer,
     statistics: Buffer,
@@ -49,10 +52,17 @@ pub struct Activations {
     scratch: Scratch,
 }
 
+/// How many buffers take turns.
+#[derive(Debug, Clone, Copy, Default)]
+struct Turns {
+    stream: usize,
+    saved: usize,
+}
+
 impl Activations {
     /// Bytes that they hold.
     pub(super) fn bytes(&self) -> usize {
-        let Self { stream, saved, normed, statistics, d, scratch } = self;
+        let Self { stream, saved, normed, statistics, d, scratch, .. } = self;
         held(stream.iter().chain([normed, statistics, d]))
             + saved.iter().map(LayerSaved::bytes).sum::<usize>()
             + scratch.bytes()
@@ -101,8 +111,9 @@ impl Stack {
             Keep::Inputs => (self.layers.len() + 1, 1),
             Keep::Everything => (self.layers.len() + 1, self.layers.len()),
         };
-        activations.stream.resize_with(stream, Buffer::default);
-        activations.saved.resize_with(saved, LayerSaved::default);
+        activations.turns = Turns { stream, saved };
+        activations.stream.resize_with(stream.max(activations.stream.len()), Buffer::default);
+        activations.saved.resize_with(saved.max(activations.saved.len()), LayerSaved::default);
         &mut activations.stream[0]
     }
 
@@ -114,9 +125,9 @@ impl Stack {
     }
 
     fn normalise(&self, pass: &Pass<'_>, activations: &mut Activations) {
-        let Activations { stream, normed, statistics, .. } = activations;
+        let Activations { stream, normed, statistics, turns, .. } = activations;
         if let Some(norm) = &self.final_norm {
-            norm.forward(pass, Input::Ready(self.last(stream)), normed, statistics);
+            norm.forward(pass, Input::Ready(self.last(stream, *turns)), normed, statistics);
         }
     }
 
@@ -147,21 +158,21 @@ impl Stack {
 
     /// The result of a forward pass, and where its gradient has to be written before [`Stack::backward`].
     pub(super) fn output<'a>(&self, activations: &'a mut Activations) -> (&'a Buffer, &'a mut Buffer) {
-        let Activations { stream, normed, scratch, d, .. } = activations;
+        let Activations { stream, normed, scratch, d, turns, .. } = activations;
         match self.final_norm {
             Some(_) => (normed, scratch.gradient()),
-            None => (self.last(stream), d),
+            None => (self.last(stream, *turns), d),
         }
     }
 
     /// The result of the last layer.
-    fn last<'a>(&self, stream: &'a [Buffer]) -> &'a Buffer {
-        &stream[self.layers.len() % stream.len()]
+    fn last<'a>(&self, stream: &'a [Buffer], turns: Turns) -> &'a Buffer {
+        &stream[self.layers.len() % turns.stream]
     }
 
     fn layer_forward(&self, pass: &Pass<'_>, number: usize, activations: &mut Activations) {
-        let Activations { stream, saved, scratch, .. } = activations;
-        let (from, to, slot) = (number % stream.len(), (number + 1) % stream.len(), number % saved.len());
+        let Activations { stream, saved, scratch, turns, .. } = activations;
+        let (from, to, slot) = (number % turns.stream, (number + 1) % turns.stream, number % turns.saved);
         // Out of the list while it is written: its neighbour is read.
         let mut y = std::mem::take(&mut stream[to]);
         self.layers[number].forward(pass, &stream[from], &mut y, &mut saved[slot], scratch);
@@ -176,9 +187,9 @@ impl Stack {
         activations: &'a mut Activations,
         keep: Keep,
     ) -> Option<&'a mut Buffer> {
-        let Activations { stream, statistics, d, scratch, .. } = activations;
+        let Activations { stream, statistics, d, scratch, turns, .. } = activations;
         if let Some(norm) = &self.final_norm {
-            norm.backward(back, self.last(stream), statistics, scratch.gradient(), (d, Write::Set));
+            norm.backward(back, self.last(stream, *turns), statistics, scratch.gradient(), (d, Write::Set));
         }
         let trained = back.pass.parameters.first_trained(self.half);
         let lowest = match trained {
@@ -190,8 +201,8 @@ impl Stack {
             if keep == Keep::Inputs {
                 self.layer_forward(back.pass, number, activations);
             }
-            let Activations { stream, saved, d, scratch, .. } = activations;
-            let slot = number % saved.len();
+            let Activations { stream, saved, d, scratch, turns, .. } = activations;
+            let slot = number % turns.saved;
             self.layers[number].backward(back, &stream[number], d, &mut saved[slot], scratch);
         }
         (trained == Trained::Embeddings).then_some(&mut activations.d)

@@ -1,8 +1,12 @@
 //! The jobs: one file each, read from top to bottom.
 
+mod fingerprint;
 pub mod inspect;
 pub mod merge;
 pub mod methods;
+mod place;
+#[cfg(feature = "train")]
+pub mod tune;
 
 use std::path::Path;
 
@@ -74,4 +78,9 @@ pub(crate) fn memory() -> Option<(u64, u64)> {
         line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
     };
     Some((field("VmHWM:")?, field("RssAnon:")?))
+}
+
+/// Bytes for people.
+pub(crate) fn show_bytes(bytes: u64) -> String {
+    indicatif::DecimalBytes(bytes).to_string()
 }

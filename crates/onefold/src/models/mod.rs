@@ -7,6 +7,8 @@ mod read;
 mod trained_on;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +20,9 @@ use self::locate::{Located, Locator};
 use self::mask_names::Part;
 use crate::hub::{HubConfig, HubEvent};
 use crate::recipe::{ModelRef, Recipe};
+
+/// Largest model card that is read; those of the hub are some kilobytes.
+const MAX_CARD: u64 = 1 << 20;
 
 /// A model whose headers were read.
 #[derive(Debug, Clone)]
@@ -68,6 +73,18 @@ impl Model {
     pub fn config_value(&self, key: &str) -> Option<&Value> {
         let config = self.config.as_ref()?;
         config.get(key).or_else(|| config.get("text_config")?.get(key))
+    }
+
+    /// The licences that it and its adapter state about themselves.
+    pub fn stated_licence(&self) -> Option<String> {
+        let card = |dir: &PathBuf| {
+            let mut bytes = Vec::new();
+            File::open(dir.join("README.md")).ok()?.take(MAX_CARD).read_to_end(&mut bytes).ok()?;
+            crate::report::licence(&String::from_utf8_lossy(&bytes))
+        };
+        let mut found: Vec<String> = self.dirs.iter().filter_map(card).collect();
+        found.dedup();
+        (!found.is_empty()).then(|| found.join(", "))
     }
 }
 

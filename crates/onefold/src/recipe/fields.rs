@@ -7,7 +7,7 @@
 use indexmap::IndexMap;
 
 use super::node::{Data, Entry, Node, shortened};
-use super::problems::{Problems, listed, suggestion};
+use super::problems::{Place, Problems, listed, suggestion};
 use super::scalar::Meaning;
 
 /// A mapping that is being read.
@@ -81,7 +81,12 @@ impl<'n> Fields<'n> {
         join(&self.path, key)
     }
 
-    /// Reports a key that mergekit accepts but nobody reads.
+    /// Where `key` stands, if it does.
+    pub fn place(&self, key: &str) -> Option<Place> {
+        self.entries.get(key).map(|entry| entry.place)
+    }
+
+    /// Reports a key that is accepted elsewhere but read by nobody here.
     pub fn unused(&mut self, key: &'static str, help: &str, problems: &mut Problems) {
         self.unused.push(key);
         if let Some(entry) = self.entries.get(key) {
@@ -90,14 +95,19 @@ impl<'n> Fields<'n> {
         }
     }
 
-    /// Reports all keys that were not asked for.
+    /// Reports all keys that were not asked for, as keys of a merge.
     pub fn finish(self, problems: &mut Problems) {
+        self.finish_with(Self::home, problems);
+    }
+
+    /// The same; `home` says where a key belongs that is wrong here, if it knows.
+    pub fn finish_with(self, home: impl Fn(&Self, &str) -> Option<String>, problems: &mut Problems) {
         for (key, entry) in self.entries {
             if self.known.contains(&key.as_str()) || self.unused.contains(&key.as_str()) {
                 continue;
             }
             let keys = || format!("the keys here are {}", listed(self.known.iter().copied()));
-            let help = self.home(key).or_else(|| suggestion(key, self.known.iter().copied()));
+            let help = home(&self, key).or_else(|| suggestion(key, self.known.iter().copied()));
             let message = format!("unknown key {}", quoted(key));
             problems.ineffective(entry.place, &self.path, message, help.or_else(|| Some(keys())));
         }

@@ -21,6 +21,8 @@ mod read_layout;
 pub mod scalar;
 pub mod setting;
 pub mod tokenizer;
+#[cfg(feature = "train")]
+pub mod tune;
 mod write;
 pub mod yaml;
 
@@ -40,6 +42,8 @@ pub use order::order;
 pub use problems::{Located, Place, Problem, Problems, did_you_mean, listed};
 pub use setting::{Parameters, Setting, resolve};
 pub use tokenizer::{TokenName, TokenSource, TokenSpec, TokenizerSource, TokenizerSpec};
+#[cfg(feature = "train")]
+pub(crate) use write::yaml as to_yaml;
 
 use fields::Fields;
 use node::{Document, Node};

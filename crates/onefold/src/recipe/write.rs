@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::scalar::{self, Meaning};
 
 /// `value` as a YAML document.
-pub(super) fn yaml(value: &Value) -> String {
+pub(crate) fn yaml(value: &Value) -> String {
     let mut out = String::new();
     block(value, 0, &mut out);
     out

@@ -93,7 +93,7 @@ fn sources(info: &CardInfo) -> impl Iterator<Item = &CardSource> {
 }
 
 /// `owner/name` in the hub's alphabet. Only such names are listed: the hub rejects a card that names anything else.
-fn is_hub_name(source: &CardSource) -> bool {
+pub(super) fn is_hub_name(source: &CardSource) -> bool {
     let part = |part: &str| {
         let first = part.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         let rest = part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
@@ -106,7 +106,7 @@ fn is_hub_name(source: &CardSource) -> bool {
 }
 
 /// A YAML scalar: plain where nothing could be misread, else double-quoted.
-fn yaml(text: &str) -> String {
+pub(super) fn yaml(text: &str) -> String {
     let letters = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
     let harmless = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
     let reserved = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
@@ -189,7 +189,7 @@ fn reproduce(info: &CardInfo) -> String {
 }
 
 /// A link for hub names; for a local model the last part of its path.
-fn mention(source: &CardSource) -> String {
+pub(super) fn mention(source: &CardSource) -> String {
     if is_hub_name(source) {
         // The alphabet of hub names needs escaping neither in Markdown code nor in a URL.
         return format!("[`{name}`](https://huggingface.co/{name})", name = source.name);
@@ -199,7 +199,7 @@ fn mention(source: &CardSource) -> String {
 }
 
 /// Words that Markdown and HTML read as nothing but words.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut out = String::new();
     for character in tidy(text, 200).chars() {
         if character.is_ascii_punctuation() && !"-._/,:()".contains(character) {
@@ -211,7 +211,7 @@ fn plain(text: &str) -> String {
 }
 
 /// A code span around any text on one line.
-fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     let text = tidy(text, 200);
     let ticks = "`".repeat(longest_run(&text) + 1);
     let pad = if text.starts_with('`') || text.ends_with('`') || text.trim().is_empty() { " " } else { "" };
@@ -219,7 +219,7 @@ fn code(text: &str) -> String {
 }
 
 /// A code block whose fence is longer than any run of backticks in the text.
-fn fenced(language: &str, text: &str) -> String {
+pub(super) fn fenced(language: &str, text: &str) -> String {
     let fence = "`".repeat((longest_run(text) + 1).max(3));
     let end = if text.ends_with('\n') { "" } else { "\n" };
     format!("{fence}{language}\n{text}{end}{fence}")

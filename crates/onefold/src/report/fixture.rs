@@ -185,3 +185,35 @@ pub(crate) fn numbers(value: &serde_json::Value) -> Vec<f64> {
 pub(crate) fn close(found: f64, expected: f64) {
     assert!((found - expected).abs() <= 1e-12 * expected.abs().max(1.0), "{found} is not {expected}");
 }
+
+/// Every `<tag` that the page opens, with its attributes.
+pub(super) fn tags(html: &str) -> Vec<&str> {
+    html.split('<').skip(1).filter_map(|rest| rest.split('>').next()).collect()
+}
+
+/// Every element that is opened is closed.
+pub(super) fn balanced(html: &str) {
+    for tag in [
+        "section",
+        "table",
+        "tr",
+        "td",
+        "div",
+        "svg",
+        "g",
+        "text",
+        "title",
+        "ul",
+        "li",
+        "dl",
+        "pre",
+        "span",
+        "figure",
+        "figcaption",
+        "p",
+    ] {
+        let open = tags(html).iter().filter(|t| **t == tag || t.starts_with(&format!("{tag} "))).count();
+        let close = tags(html).iter().filter(|t| **t == format!("/{tag}")).count();
+        assert_eq!(open, close, "<{tag}>");
+    }
+}

@@ -22,22 +22,27 @@ const SENTENCE: usize = 2000;
 /// The report as one self-contained HTML file; well below 1 MB whatever the model (the recipe, verbatim, apart).
 pub fn to_html(health: &Health, derived: &Derived) -> Result<String, ReportError> {
     let layout = Layout::of(health)?;
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.add_template("page", include_str!("page.html"))?;
     let warnings: Vec<Value> =
         derived.warnings.iter().take(ROWS).map(|warning| prose(&warning.message)).collect();
-    Ok(environment.get_template("page")?.render(context! {
+    Ok(render(context! {
         title => tidy(&health.title, NAME),
         kind => kind(health, &layout),
         facts => pairs(&header(health, &layout)),
-        style => safe(include_str!("page.css").to_owned()),
         warnings_title => counted(derived.warnings.len() as u64, "warning"),
         warnings,
         cards => cards(health, &layout, derived),
         sections => sections(health, &layout, derived),
         run => pairs(&health.run),
     })?)
+}
+
+/// The page of what `page.html` asks for: `title`, `kind`, `facts`, `warnings_title`, `warnings`, `cards`, `sections`, `run`.
+pub(super) fn render(content: Value) -> Result<String, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_template("page", include_str!("page.html"))?;
+    let style = safe(include_str!("page.css").to_owned());
+    environment.get_template("page")?.render(context! { style, ..content })
 }
 
 fn kind(health: &Health, layout: &Layout) -> &'static str {
@@ -53,7 +58,7 @@ fn header(health: &Health, layout: &Layout) -> Vec<(String, String)> {
     facts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect()
 }
 
-fn pairs(facts: &[(String, String)]) -> Vec<Value> {
+pub(super) fn pairs(facts: &[(String, String)]) -> Vec<Value> {
     let fact =
         |(key, value): &(String, String)| context! { key => tidy(key, NAME), value => tidy(value, NAME) };
     facts.iter().take(ROWS).map(fact).collect()
@@ -65,7 +70,7 @@ pub(super) fn safe(markup: String) -> Value {
 }
 
 /// A sentence in which `backticks` in pairs mark code.
-fn prose(sentence: &str) -> Value {
+pub(super) fn prose(sentence: &str) -> Value {
     let sentence = shortened(sentence, SENTENCE);
     let parts: Vec<String> = sentence.split('`').map(svg::escape).collect();
     let marked = |(at, part): (usize, &String)| {
@@ -172,23 +177,8 @@ mod tests {
     fn html_of(health: &Health) -> Result<String, ReportError> {
         to_html(health, &derive(health)?)
     }
+    use crate::report::fixture::{balanced, tags};
     use crate::report::{CopiedTensor, TensorHealth, fixture};
-
-    /// Every `<tag` that the page opens, with its attributes.
-    fn tags(html: &str) -> Vec<&str> {
-        html.split('<').skip(1).filter_map(|rest| rest.split('>').next()).collect()
-    }
-
-    fn balanced(html: &str) {
-        for tag in [
-            "section", "table", "tr", "td", "div", "svg", "g", "text", "title", "ul", "li", "dl", "pre",
-            "span",
-        ] {
-            let open = tags(html).iter().filter(|t| **t == tag || t.starts_with(&format!("{tag} "))).count();
-            let close = tags(html).iter().filter(|t| **t == format!("/{tag}")).count();
-            assert_eq!(open, close, "<{tag}>");
-        }
-    }
 
     #[test]
     fn every_kind_of_page_is_whole() {

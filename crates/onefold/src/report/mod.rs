@@ -8,6 +8,8 @@
 mod blocks;
 mod bounds;
 mod card;
+#[cfg(feature = "train")]
+mod chart;
 mod derived;
 mod figures;
 #[cfg(test)]
@@ -17,11 +19,19 @@ mod health;
 mod html;
 mod licence;
 mod lines;
+#[cfg(feature = "train")]
+mod plane;
 mod scale;
 mod show;
 mod svg;
 mod tables;
 mod text;
+#[cfg(feature = "train")]
+mod thin;
+#[cfg(feature = "train")]
+pub mod tune;
+#[cfg(feature = "train")]
+mod tuned_card;
 mod warnings;
 
 use serde::Serialize;
@@ -35,6 +45,8 @@ pub use html::to_html;
 pub use licence::licence;
 pub(crate) use show::{counted, elided};
 pub use text::to_text;
+#[cfg(feature = "train")]
+pub use tuned_card::{TunedCard, tuned_card};
 pub use warnings::Warning;
 
 /// Version of the JSON layout; raised when a key changes its meaning or disappears, not when one is added.

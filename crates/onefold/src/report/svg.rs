@@ -9,7 +9,7 @@ use super::scale::Scale;
 use super::show::{tidy, width};
 
 /// Pixels per character at the 11 px of labels and at the 10 px of numbers in cells.
-const LABEL: f64 = 6.4;
+pub(super) const LABEL: f64 = 6.4;
 const DIGIT: f64 = 5.9;
 /// Colour classes for experts; they repeat after that.
 pub(super) const COLOURS: usize = 8;
@@ -202,14 +202,14 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-fn frame(class: &str, label: &str, width: f64, height: f64, body: &str) -> String {
+pub(super) fn frame(class: &str, label: &str, width: f64, height: f64, body: &str) -> String {
     let (w, h, label) = (width.ceil(), height.ceil(), escape(label));
     format!(
         r#"<svg class="{class}" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" aria-label="{label}">{body}</svg>"#
     )
 }
 
-fn label(x: f64, y: f64, anchor: &str, text: &str, title: &str) -> String {
+pub(super) fn label(x: f64, y: f64, anchor: &str, text: &str, title: &str) -> String {
     let full = if title.is_empty() || title == text {
         String::new()
     } else {
@@ -230,7 +230,7 @@ fn gutter(names: &[String], room: f64) -> f64 {
 }
 
 /// `name` shortened to `room` pixels.
-fn fit(name: &str, room: f64) -> String {
+pub(super) fn fit(name: &str, room: f64) -> String {
     tidy(name, ((room / LABEL) as usize).max(3))
 }
 
@@ -284,7 +284,7 @@ fn overhang(columns: &[String], wide: f64) -> f64 {
 }
 
 /// A round distance between grid lines, for two to five of them.
-fn tick(highest: f64) -> f64 {
+pub(super) fn tick(highest: f64) -> f64 {
     if !(highest > 0.0 && highest.is_finite()) {
         return 1.0;
     }
@@ -295,7 +295,7 @@ fn tick(highest: f64) -> f64 {
 }
 
 /// A coordinate with at most one decimal.
-fn px(value: f64) -> String {
+pub(super) fn px(value: f64) -> String {
     let text = format!("{value:.1}");
     text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
 }

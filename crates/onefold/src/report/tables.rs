@@ -11,12 +11,12 @@ use super::show::{bytes, cosine, count, counted, lambda, number, percent, range,
 use super::svg::{self, COLOURS};
 
 /// One cell; `fraction` draws a bar below the text.
-fn cell(text: impl Into<String>, fraction: Option<(f64, String)>) -> Value {
+pub(super) fn cell(text: impl Into<String>, fraction: Option<(f64, String)>) -> Value {
     let bar = fraction.map(|(fraction, class)| safe(svg::bar(fraction, &class)));
     context! { text => text.into(), bar => bar.unwrap_or_else(|| Value::from("")), mark => "", title => "" }
 }
 
-fn plain(text: impl Into<String>) -> Value {
+pub(super) fn plain(text: impl Into<String>) -> Value {
     cell(text, None)
 }
 
@@ -27,7 +27,7 @@ fn expert_cell(t: usize, short: &str, full: &str) -> Value {
 }
 
 /// `head` names columns, a leading `<` aligns left. `stack` lets rows become small cards on a phone.
-fn table(head: &[&str], rows: Vec<Vec<Value>>, stack: bool) -> Value {
+pub(super) fn table(head: &[&str], rows: Vec<Vec<Value>>, stack: bool) -> Value {
     let head = head
         .iter()
         .map(|name| context! { text => name.trim_start_matches('<'), left => name.starts_with('<') });
@@ -35,7 +35,7 @@ fn table(head: &[&str], rows: Vec<Vec<Value>>, stack: bool) -> Value {
 }
 
 /// "and n more", if there are.
-fn more(all: usize, shown: usize, thing: &str) -> String {
+pub(super) fn more(all: usize, shown: usize, thing: &str) -> String {
     match all.saturating_sub(shown) {
         0 => String::new(),
         rest => format!("and {}; the JSON report lists all", counted(rest as u64, &format!("more {thing}"))),

@@ -548,8 +548,8 @@ fn events_are_json_lines() {
 fn methods_are_listed_and_explained() {
     let dir = temp();
     let table = onefold(dir.path(), &["methods"]).ok().stdout;
-    let names: Vec<&str> =
-        table.lines().take_while(|l| !l.is_empty()).map(|l| l.split(' ').next().unwrap()).collect();
+    let merging = table.lines().skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<&str> = merging.map(|line| line.split_whitespace().next().unwrap()).collect();
     let mergekit = "linear slerp nuslerp multislerp karcher task_arithmetic ties dare_linear dare_ties della \
         della_linear breadcrumbs breadcrumbs_ties sce ram ramplus_tl model_stock nearswap arcee_fusion passthrough";
     for name in mergekit.split_whitespace().chain(["metagpt", "tsv_m", "iso_c", "iso_cts"]) {

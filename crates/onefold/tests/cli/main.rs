@@ -13,3 +13,5 @@ mod invariance;
 mod shell;
 mod steps;
 mod support;
+#[cfg(feature = "train")]
+mod tune;

@@ -15,6 +15,8 @@ use onefold_balance::numeric::{Matrix, adam::Adam, eigen, min_norm, slope::least
 use onefold_balance::{Balancer, Batch, Figure, Gradients, Measured, Outcome, Rows, Task, Values};
 use serde_json::{Value, json};
 
+use crate::trainer::{present, weights};
+
 const TOLERANCE: f64 = 1e-9;
 
 fn golden(name: &str) -> Value {
@@ -58,22 +60,6 @@ fn three() -> Vec<Task> {
 
 fn balancer(settings: &Value) -> Balancer {
     Balancer::new(settings.as_object().unwrap(), &three(), 0).unwrap()
-}
-
-fn present(losses: &[f64]) -> Vec<Option<f64>> {
-    losses.iter().copied().map(Some).collect()
-}
-
-/// The weights of a balancer for the example.
-fn weights(
-    balancer: &mut Balancer,
-    step: u64,
-    epoch: u64,
-    losses: &[f64],
-    measured: Measured<'_>,
-) -> Vec<f64> {
-    let losses = present(losses);
-    balancer.weights(&Batch { step, epoch, rows: Rows::Losses(&losses), measured }).unwrap().values
 }
 
 fn figure(balancer: &Balancer, name: &str) -> Vec<f64> {

@@ -2,14 +2,16 @@
 //! TOMS 34, 2008).
 //!
 //! The depth is cut into steps. For each step the right-hand side is packed into panels of 32 columns, once for all tasks. A
-//! task takes a block of the result, packs its rows of the left-hand side in panels of up to 14, and lets each meet the
-//! right-hand panels of its block: the left-hand panel stays in the first cache, the right-hand ones in the second.
+//! task takes a block of the result, packs its rows of the left-hand side in panels of up to 14, and lets each meet some
+//! right-hand panels after the others: the left-hand panel stays in the first cache, the right-hand ones in the second.
 //!
 //! Every element is the sum of its terms in the order of the depth, in steps that depend on the depth alone: neither other rows
 //! and columns nor the number of threads change a bit of it.
 
 mod kernel;
 mod pack;
+
+use pack::Panels;
 
 use super::view::{View, ViewMut};
 use super::{Onto, Workers};
@@ -21,8 +23,11 @@ const ROWS: usize = 14;
 const COLUMNS: usize = 32;
 /// Most depth of a step: a left-hand panel then takes 21 KiB, less than half of a first cache.
 const DEPTH: usize = 384;
-/// Rows and columns of a task's block: its right-hand panels take 576 KiB, less than half of a second cache.
+/// Rows of a task, packed at once, and columns that all of them meet before the next: their right-hand panels take 576 KiB,
+/// less than half of a second cache.
 const BLOCK: (usize, usize) = (4 * ROWS, 384);
+/// Tasks for each worker, so that none waits long for the last.
+const TASKS: usize = 4;
 /// Most columns that are packed before the tasks begin: 3 MiB.
 const PACKED: usize = 2048;
 /// Right-hand panels that one task packs.
@@ -71,36 +76,44 @@ fn even(total: usize, most: usize, unit: usize) -> usize {
 fn pack_right(b: View<'_>, packed: &mut [f32], workers: Workers) {
     let (depth, columns) = (b.shape.rows, b.shape.columns);
     let packed = &mut packed[..columns.next_multiple_of(COLUMNS) * depth];
+    let how = Panels { height: COLUMNS, room: COLUMNS * depth, width: kernel::panel_columns };
     workers.each_chunk(packed, PANELS * COLUMNS * depth, |i, panels| {
-        for (j, panel) in panels.chunks_mut(COLUMNS * depth).enumerate() {
-            let first = (i * PANELS + j) * COLUMNS;
-            let here = first..columns.min(first + COLUMNS);
-            let width = kernel::panel_columns(here.len());
-            pack::panel(b.block(0..depth, here).t(), width, &mut panel[..width * depth]);
-        }
+        let first = i * PANELS * COLUMNS;
+        let here = first..columns.min(first + PANELS * COLUMNS);
+        pack::panels(b.block(0..depth, here).t(), how, panels);
     });
 }
 
 /// `out = onto + alpha · a · b` for a `b` that is packed.
 fn multiply(out: ViewMut<'_>, onto: Onto<'_>, alpha: f32, a: View<'_>, packed: &[f32], workers: Workers) {
     let depth = a.shape.columns;
-    let size = (even(out.shape.rows, BLOCK.0, ROWS), even(out.columns(), BLOCK.1, COLUMNS));
+    let size = task(out.shape.rows, out.columns(), workers);
     out.for_blocks(size, workers, |[row, column], mut block| {
         let (rows, columns) = (block.shape.rows, block.columns());
         let a = a.block(row..row + rows, 0..depth);
-        let onto = onto.columns(column..column + columns);
         let height = even(rows, ROWS, 1);
-        scratch::with(ROWS * depth, |left| {
-            for first in (0..rows).step_by(height) {
-                let tiles = block.part([first, 0], [height, columns]);
-                let lines = a.block(first..first + tiles.shape.rows, 0..depth);
-                let width = kernel::panel_rows(tiles.shape.rows);
-                let left = &mut left[..width * depth];
-                pack::panel(lines, width, left);
-                across(tiles, onto, alpha, left, &packed[column * depth..], depth);
+        scratch::with(rows.div_ceil(height) * ROWS * depth, |left| {
+            pack::panels(a, Panels { height, room: ROWS * depth, width: kernel::panel_rows }, left);
+            for start in (0..columns).step_by(BLOCK.1) {
+                let width = BLOCK.1.min(columns - start);
+                let right = &packed[(column + start) * depth..];
+                let onto = onto.columns(column + start..column + start + width);
+                for (i, left) in left.chunks(ROWS * depth).enumerate() {
+                    let tiles = block.part([i * height, start], [height, width]);
+                    across(tiles, onto, alpha, left, right, depth);
+                }
             }
         });
     });
+}
+
+/// Rows and columns of a task: as many columns as leave enough tasks for all workers, since every task packs its rows anew. The
+/// result does not depend on it.
+fn task(rows: usize, columns: usize, workers: Workers) -> (usize, usize) {
+    let height = even(rows, BLOCK.0, ROWS);
+    let wanted = TASKS * workers.count();
+    let across = wanted.div_ceil(rows.div_ceil(height)).clamp(1, columns.div_ceil(BLOCK.1));
+    (height, columns.div_ceil(across).next_multiple_of(COLUMNS))
 }
 
 /// One left-hand panel with all right-hand ones of a block.

@@ -60,8 +60,17 @@ pub(crate) fn twin(x: &[f64], w: &[f64], inputs: usize, outputs: usize) -> Vec<f
 /// Every element within `tolerance`, relative to the largest one.
 #[track_caller]
 pub(crate) fn close(found: &Buffer, expected: &[f64], tolerance: f64) {
+    close_for(found, expected, tolerance, largest(expected));
+}
+
+/// The largest absolute value.
+pub(crate) fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(1e-6f64, |m, v| m.max(v.abs()))
+}
+
+/// Each element is what is expected, but for `tolerance` of `size`. Sums whose terms cancel are as exact as their terms are large.
+pub(crate) fn close_for(found: &Buffer, expected: &[f64], tolerance: f64, size: f64) {
     assert_eq!(found.len(), expected.len());
-    let size = expected.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
     for (i, (f, e)) in found.to_vec().into_iter().zip(expected).enumerate() {
         assert!(
             (f64::from(f) - e).abs() <= tolerance * size,

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
-use super::testing::{at, buffer, close, halved, inner, noise, slope, threads_do_not_show, twin, wide};
+use super::testing::{
+    at, buffer, close, close_for, halved, inner, largest, noise, slope, threads_do_not_show, twin, wide,
+};
 use super::*;
 use crate::HalfDtype;
 
@@ -18,6 +20,11 @@ fn check_products(dims: &Dims, weight: Weight<'_>, values: &[f32], tolerance: f6
     let w = plain(values, dims);
     let (x, bias, before) = (buffer(rows * inputs, 1), buffer(outputs, 3), buffer(rows * outputs, 4));
     let product = twin(&wide(&x.to_vec()), &w, inputs, outputs);
+    let absolute = |values: &[f64]| -> Vec<f64> { values.iter().map(|v| v.abs()).collect() };
+    let terms = |x: &Buffer, w: &[f64], inputs, outputs| {
+        largest(&twin(&absolute(&wide(&x.to_vec())), &absolute(w), inputs, outputs))
+    };
+    let size = terms(&x, &w, inputs, outputs);
     for (write, bias) in
         [(Write::Set, None), (Write::Add, None), (Write::Set, Some(&bias)), (Write::Add, Some(&bias))]
     {
@@ -29,27 +36,28 @@ fn check_products(dims: &Dims, weight: Weight<'_>, values: &[f32], tolerance: f6
                 kept + product[i] + bias.map_or(0.0, |b| f64::from(b.to_vec()[i % outputs]))
             })
             .collect();
-        close(&y, &expected, tolerance);
+        close_for(&y, &expected, tolerance, size);
     }
     let across: Vec<f64> = (0..inputs * outputs).map(|e| w[e % outputs * inputs + e / outputs]).collect();
     let expected = twin(&wide(&before.to_vec()), &across, outputs, inputs);
+    let size = terms(&before, &across, outputs, inputs);
     let mut dx = buffer(rows * inputs, 9);
     let kept = wide(&dx.to_vec());
     backward_input(dims, &before, weight, &mut dx, Write::Add);
-    close(&dx, &expected.iter().zip(&kept).map(|(e, k)| e + k).collect::<Vec<_>>(), tolerance);
+    close_for(&dx, &expected.iter().zip(&kept).map(|(e, k)| e + k).collect::<Vec<_>>(), tolerance, size);
     backward_input(dims, &before, weight, &mut dx, Write::Set);
-    close(&dx, &expected, tolerance);
+    close_for(&dx, &expected, tolerance, size);
 }
 
 fn check_all_storages(rows: usize, inputs: usize, outputs: usize) {
     let values = noise(inputs * outputs, 2);
     for layout in LAYOUTS {
         let dims = Dims { rows, inputs, outputs, layout };
-        // f32 sums of up to 1200 terms, relative to the largest result.
-        check_products(&dims, (&Buffer::from(values.clone())).into(), &values, 1e-5);
+        // f32 sums of up to 1200 terms, relative to the largest sum of their absolute values.
+        check_products(&dims, (&Buffer::from(values.clone())).into(), &values, 3e-6);
         for dtype in [HalfDtype::Bf16, HalfDtype::F16] {
             let (half, values) = halved(&values, dtype);
-            check_products(&dims, Weight::Half(&half), &values, 1e-5);
+            check_products(&dims, Weight::Half(&half), &values, 3e-6);
         }
     }
 }

@@ -1,15 +1,16 @@
 //! What usually goes wrong with data, and how it is seen. The table of codes stands in the module above.
 
 use super::same::Same;
-use super::{Finding, ModelLimits, Severity, classes, images};
+use super::{Finding, Severity, classes, images};
 use crate::data::shape::Kind;
 use crate::data::store::RowTokens;
 use crate::data::task::Task;
 use crate::data::tokenize::Encoder;
+use crate::model::Limits;
 use crate::text::Tokenizer;
 
 /// What is found in a task.
-pub(super) fn of(task: &Task, encoder: Option<&Encoder>, limits: ModelLimits) -> Vec<Finding> {
+pub(super) fn of(task: &Task, encoder: Option<&Encoder>, limits: Option<&Limits>) -> Vec<Finding> {
     let mut list = List { task: &task.name, findings: Vec::new() };
     list.counted(task);
     if let Some(encoder) = encoder {
@@ -19,7 +20,9 @@ pub(super) fn of(task: &Task, encoder: Option<&Encoder>, limits: ModelLimits) ->
             list.ends(task, &encoder.tokenizer);
         }
     }
-    list.beyond(task, limits);
+    if let Some(limits) = limits {
+        list.beyond(task, limits);
+    }
     list.same(&Same::of(task), task);
     list.classes(task);
     if let Some(message) = images::broken(task) {
@@ -119,19 +122,22 @@ impl List<'_> {
     }
 
     /// Ids and lengths that the model does not have.
-    fn beyond(&mut self, task: &Task, limits: ModelLimits) {
-        if let Some(vocabulary) = limits.vocabulary {
-            let beyond = |tokens: &RowTokens<'_>| tokens.ids().iter().any(|id| *id as usize >= vocabulary);
-            self.fatal_rows(task, beyond, "vocabulary", |rows, place| {
-                format!("{rows} rows have token ids beyond the model's {vocabulary}, the first: {place}; tokenizer and model have to belong together")
-            });
-        }
-        if let Some(positions) = limits.positions {
-            let beyond = |tokens: &RowTokens<'_>| tokens.ids().len() > positions;
-            self.fatal_rows(task, beyond, "positions", |rows, place| {
-                format!("{rows} rows have more tokens than the model has positions ({positions}), the first: {place}; set a length")
-            });
-        }
+    fn beyond(&mut self, task: &Task, limits: &Limits) {
+        let vocabulary = limits.vocabulary;
+        let beyond = |tokens: &RowTokens<'_>| tokens.ids().iter().any(|id| *id as usize >= vocabulary);
+        self.fatal_rows(task, beyond, "vocabulary", |rows, place| {
+            format!(
+                "{rows} rows have token ids beyond the model's {vocabulary}, the first: {place}; tokenizer and model have to \
+                 belong together"
+            )
+        });
+        let Some(positions) = limits.positions else { return };
+        let beyond = |tokens: &RowTokens<'_>| tokens.ids().len() > positions;
+        self.fatal_rows(task, beyond, "positions", |rows, place| {
+            format!(
+                "{rows} rows have more tokens than the model has positions ({positions}), the first: {place}; set a length"
+            )
+        });
     }
 
     fn fatal_rows(

@@ -36,6 +36,7 @@ use super::error::DataError;
 use super::shape::Kind;
 use super::task::{Counts, Task};
 use super::tokenize::Encoder;
+use crate::model::Limits;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -60,15 +61,6 @@ pub struct Finding {
     pub code: &'static str,
     /// What it is and what to do, for people.
     pub message: String,
-}
-
-/// What the model takes, as far as it is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ModelLimits {
-    /// Rows of the embedding.
-    pub vocabulary: Option<usize>,
-    /// Longest sequence.
-    pub positions: Option<usize>,
 }
 
 /// Lengths of rows in tokens: smallest, percentiles by nearest rank, largest.
@@ -135,8 +127,12 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-/// Looks at all tasks.
-pub fn examine(tasks: &[Task], encoder: Option<&Encoder>, limits: ModelLimits) -> Result<Report, DataError> {
+/// Looks at all tasks; with the `limits` of the model also at whether it can take their rows.
+pub fn examine(
+    tasks: &[Task],
+    encoder: Option<&Encoder>,
+    limits: Option<&Limits>,
+) -> Result<Report, DataError> {
     let mut findings: Vec<_> = tasks.iter().flat_map(|task| findings::of(task, encoder, limits)).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let reports = tasks.iter().map(|task| report(task, encoder)).collect::<Result<_, _>>()?;

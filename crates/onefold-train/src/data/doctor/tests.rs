@@ -10,7 +10,7 @@ use crate::text::tests::tokenizer;
 use crate::text::{ChatTemplate, SpecialTokens};
 
 /// What the doctor says of rows; `validation` may be empty.
-fn examined(train: &str, validation: &str, encoder: &Encoder, limits: ModelLimits) -> Report {
+fn examined(train: &str, validation: &str, encoder: &Encoder, limits: Option<&Limits>) -> Report {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings(&write(dir.path(), "a.jsonl", train));
     if !validation.is_empty() {
@@ -38,8 +38,7 @@ const GOOD: &str =
 
 #[test]
 fn good_data_is_called_good() {
-    let report =
-        examined(GOOD, "{\"prompt\": \"e\", \"completion\": \" f\"}", &encoder(), ModelLimits::default());
+    let report = examined(GOOD, "{\"prompt\": \"e\", \"completion\": \" f\"}", &encoder(), None);
     assert_eq!(report.findings, []);
     assert!(report.refuse().is_ok());
     assert_eq!(report.tasks[0].examples, ["<s>a⟦ b</s>⟧", "<s>c⟦ d</s>⟧"]);
@@ -64,36 +63,30 @@ fn rows_that_were_left_out_or_cut() {
     let rows = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}\n\
         {\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n\
         {\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"user\", \"content\": \"b\"}, {\"role\": \"assistant\", \"content\": \"c\"}]}\n";
-    let report = examined(rows, "", &encoder(), ModelLimits::default());
+    let report = examined(rows, "", &encoder(), None);
     one(&report, "masked", Severity::Warning, "1 of 3 rows have nothing to learn");
     one(&report, "turns", Severity::Warning, "1 of 3 conversations");
     one(&report, "no_validation", Severity::Note, "no validation rows");
     let short = |too_long| Encoder { limit: Some(5), too_long, ..encoder() };
     let rows = format!("{GOOD}{{\"prompt\": \"a\", \"completion\": \" b c d e f\"}}\n");
-    let report = examined(&rows, "", &short(crate::data::tokenize::TooLong::Drop), ModelLimits::default());
+    let report = examined(&rows, "", &short(crate::data::tokenize::TooLong::Drop), None);
     one(&report, "too_long", Severity::Warning, "1 of 3 rows are longer");
-    let report =
-        examined(&rows, "", &short(crate::data::tokenize::TooLong::KeepStart), ModelLimits::default());
+    let report = examined(&rows, "", &short(crate::data::tokenize::TooLong::KeepStart), None);
     one(&report, "cut", Severity::Warning, "1 of 3 rows were cut by");
     one(&report, "no_end", Severity::Warning, "in 1 of 3 rows");
-    let report = examined(
-        "{\"prompt\": \"capital of \", \"completion\": \"France\"}",
-        "",
-        &encoder(),
-        ModelLimits::default(),
-    );
+    let report = examined("{\"prompt\": \"capital of \", \"completion\": \"France\"}", "", &encoder(), None);
     one(&report, "merged", Severity::Warning, "in 1 of 1 rows one token");
 }
 
 #[test]
 fn texts_that_begin_twice() {
     let twice = "{\"text\": \"<s>a\"}\n{\"text\": \"<s>b\"}\n{\"text\": \"c\"}\n";
-    let report = examined(twice, "", &encoder(), ModelLimits::default());
+    let report = examined(twice, "", &encoder(), None);
     one(&report, "double_bos", Severity::Fatal, "2 of 3 rows begin with the beginning token twice");
     let error = report.refuse().unwrap_err().to_string();
     assert!(error.contains("\n  fatal: task `t`: 2 of 3 rows begin"), "{error}");
     let once = "{\"text\": \"<s>a\"}\n{\"text\": \"b\"}\n{\"text\": \"c\"}\n";
-    one(&examined(once, "", &encoder(), ModelLimits::default()), "double_bos", Severity::Warning, "1 of 3");
+    one(&examined(once, "", &encoder(), None), "double_bos", Severity::Warning, "1 of 3");
 }
 
 #[test]
@@ -102,15 +95,15 @@ fn answers_without_end() {
     let template = ChatTemplate::new("here".to_owned(), text, &SpecialTokens::default()).unwrap();
     let endless = Encoder::new(tokenizer("bpe"), Some(template));
     let rows = fs::read_to_string(testdata("shapes/pairs.jsonl")).unwrap();
-    let report = examined(&rows, "", &endless, ModelLimits::default());
+    let report = examined(&rows, "", &endless, None);
     one(&report, "no_end", Severity::Warning, "in 1 of 1 rows the last answer has no end token");
     assert_eq!(report.template.as_deref(), Some("here"));
-    assert_eq!(found(&examined(&rows, "", &encoder(), ModelLimits::default()), "no_end"), []);
+    assert_eq!(found(&examined(&rows, "", &encoder(), None), "no_end"), []);
 }
 
 #[test]
 fn what_the_model_does_not_have() {
-    let limits = ModelLimits { vocabulary: Some(100), positions: Some(3) };
+    let limits = Some(&Limits { vocabulary: 100, positions: Some(3), types: 0 });
     let report = examined(GOOD, "", &encoder(), limits);
     one(
         &report,
@@ -125,21 +118,21 @@ fn what_the_model_does_not_have() {
         Severity::Fatal,
         "1 rows have token ids beyond the model's 100",
     );
-    let roomy = ModelLimits { vocabulary: Some(1000), positions: Some(1000) };
+    let roomy = Some(&Limits { vocabulary: 1000, positions: Some(1000), types: 0 });
     assert!(examined(GOOD, "", &encoder(), roomy).refuse().is_ok());
 }
 
 #[test]
 fn equal_rows() {
     let rows = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"a\"}\n";
-    let report = examined(rows, "{\"text\": \"b\"}\n{\"text\": \"c\"}\n", &encoder(), ModelLimits::default());
+    let report = examined(rows, "{\"text\": \"b\"}\n{\"text\": \"c\"}\n", &encoder(), None);
     one(&report, "duplicates", Severity::Warning, "1 of 3 rows stand there already, the first: ");
     one(&report, "overlap", Severity::Warning, "1 of 2 validation rows are also learnt, the first: ");
-    let report = examined(rows, "{\"text\": \"b\"}\n", &encoder(), ModelLimits::default());
+    let report = examined(rows, "{\"text\": \"b\"}\n", &encoder(), None);
     one(&report, "overlap", Severity::Fatal, "1 of 1 validation rows");
     let rows =
         "{\"text\": \"a\", \"label\": 0}\n{\"text\": \"a\", \"label\": 1}\n{\"text\": \"a\", \"label\": 0}\n";
-    let report = examined(rows, "", &encoder(), ModelLimits::default());
+    let report = examined(rows, "", &encoder(), None);
     one(&report, "conflicts", Severity::Warning, "1 of 3 rows stand there already with another class");
     one(&report, "duplicates", Severity::Warning, "1 of 3");
 }
@@ -148,13 +141,13 @@ fn equal_rows() {
 fn classes_that_are_missing() {
     let rows =
         "{\"text\": \"a\", \"label\": 0}\n{\"text\": \"b\", \"label\": 2}\n{\"text\": \"c\", \"label\": 2}\n";
-    let report = examined(rows, "{\"text\": \"d\", \"label\": 0}", &encoder(), ModelLimits::default());
+    let report = examined(rows, "{\"text\": \"d\", \"label\": 0}", &encoder(), None);
     let messages = found(&report, "no_rows_of_class");
     assert!(messages[0].1.contains("1 classes have no row to learn from: 1"), "{messages:?}");
     assert!(messages[1].1.contains("1 classes have no row to validate on: 2"), "{messages:?}");
     assert_eq!(report.tasks[0].classes[2], ClassCount { name: "2".to_owned(), train: 2, validation: 0 });
     assert!(report.tasks[0].examples[0].ends_with(" → ⟦0⟧"));
-    let report = examined("{\"text\": \"a\", \"label\": \"x\"}", "", &encoder(), ModelLimits::default());
+    let report = examined("{\"text\": \"a\", \"label\": \"x\"}", "", &encoder(), None);
     one(&report, "one_class", Severity::Fatal, "the same class");
 }
 
@@ -162,12 +155,7 @@ fn classes_that_are_missing() {
 fn unknown_tokens() {
     let wordpiece = Encoder::new(tokenizer("wordpiece"), None);
     let rows = "{\"text\": \"the fox\", \"label\": 0}\n{\"text\": \"日本語\", \"label\": 1}\n";
-    one(
-        &examined(rows, "", &wordpiece, ModelLimits::default()),
-        "unknown",
-        Severity::Warning,
-        "% of the tokens are unknown",
-    );
+    one(&examined(rows, "", &wordpiece, None), "unknown", Severity::Warning, "% of the tokens are unknown");
 }
 
 #[test]
@@ -177,11 +165,11 @@ fn broken_images_are_named() {
     write(dir.path(), "cat/good.png", &good);
     write(dir.path(), "dog/half.png", &good[..good.len() / 2]);
     let task = |path: &Path| Task::load(&settings(path), None, &Silent).unwrap();
-    let report = examine(&[task(dir.path())], None, ModelLimits::default()).unwrap();
+    let report = examine(&[task(dir.path())], None, None).unwrap();
     one(&report, "images", Severity::Fatal, "1 of 2 images looked at cannot be read\n");
     assert!(report.refuse().unwrap_err().to_string().contains("dog/half.png: not a readable image"));
     assert!(report.tasks[0].examples[0].ends_with("cat/good.png → ⟦cat⟧"));
-    let report = examine(&[task(&testdata("bad/images"))], None, ModelLimits::default()).unwrap();
+    let report = examine(&[task(&testdata("bad/images"))], None, None).unwrap();
     assert!(found(&report, "images")[0].1.contains("cat/broken.png"));
 }
 
@@ -190,6 +178,6 @@ fn bad_rows_are_told() {
     let path = testdata("bad/syntax.jsonl");
     let settings = TaskSettings { max_bad_rows: 1, ..settings(&path) };
     let task = Task::load(&settings, Some(&encoder()), &Silent).unwrap();
-    let report = examine(&[task], Some(&encoder()), ModelLimits::default()).unwrap();
+    let report = examine(&[task], Some(&encoder()), None).unwrap();
     one(&report, "bad_rows", Severity::Warning, "1 of 3 rows cannot be used, the first: ");
 }

@@ -103,7 +103,7 @@ pub enum DataError {
         masked: usize,
     },
     /// A class that the labels do not have.
-    #[error("task `{task}`: {place}: label {label} is not one of {known}{remedy}")]
+    #[error("task `{task}`: {place}: label {label} is not one of {remedy}")]
     UnknownLabel {
         /// The task.
         task: String,
@@ -111,10 +111,8 @@ pub enum DataError {
         place: Place,
         /// The label.
         label: String,
-        /// The known ones.
-        known: String,
-        /// What to do, beginning with a semicolon.
-        remedy: &'static str,
+        /// The known ones, and what to do.
+        remedy: String,
     },
     /// Names and numbers as labels of one task.
     #[error(

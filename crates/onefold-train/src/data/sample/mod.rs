@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::error::DataError;
 use super::pack::Packing;
+pub(crate) use super::shuffle::permutation;
 use super::task::Task;
 pub use parts::{blend, parts, quotas};
 pub use plan::{Epoch, Preview, TaskPreview, Unit};
@@ -145,6 +146,11 @@ impl Sampler {
     /// The units of an epoch.
     pub fn plan(&self, epoch: u64) -> Epoch {
         Epoch::plan(&self.sources, &self.mixture, &self.quotas, epoch)
+    }
+
+    /// Units of the epoch in which it is.
+    pub fn epoch_len(&self) -> usize {
+        self.epoch.len()
     }
 
     /// Where it is.

@@ -1,7 +1,8 @@
 //! Parquet: rows of flat or nested columns, one row group after the other.
 //!
 //! Values become JSON: integers and floats as numbers, strings as strings, lists as arrays, groups and maps as objects.
-//! Binary values are kept beside the row; decimals, dates and times become the text that the library shows. A damaged file can make the library panic, which is caught and told.
+//! Binary values are kept beside the row; decimals, dates and times become the text that the library shows. A
+//! damaged file can make the library panic, which is caught and told.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};

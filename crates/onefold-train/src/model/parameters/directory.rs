@@ -4,15 +4,17 @@
 //! head of a task changes in it, and the files beside the weights byte for byte.
 
 use std::fs::read_to_string;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::beside::SideFiles;
 use onefold_checkpoint::json::Object;
 use onefold_checkpoint::output::{Layout, Opened, Output};
+use onefold_checkpoint::{Checkpoint, CheckpointError, Dtype};
+use onefold_engine::Buffer;
 use serde_json::{Value, json};
 
+use super::save::{Source, laid_out, write};
 use super::{Parameters, SaveError};
 use crate::config::{Head, ModelConfig, Problem};
 use crate::families::architecture;
@@ -26,6 +28,43 @@ pub struct Destination<'a> {
     pub out: &'a Path,
     /// Whether a model that is there already is replaced.
     pub replace: bool,
+}
+
+/// Writes the tensors of a checkpoint as they are, computed ones among them, as a model with the configuration and the files of
+/// `to.source`.
+///
+/// # Errors
+/// As [`Parameters::save`].
+pub fn save_checkpoint(checkpoint: &Checkpoint, to: &Destination<'_>) -> Result<SideFiles, SaveError> {
+    let config = read_config(to.source)?;
+    let sources: Vec<_> =
+        checkpoint.tensors().iter().map(|(name, tensor)| (name.clone(), Source::Stored(tensor))).collect();
+    let layout = Layout::new(laid_out(sources.clone()), SHARD);
+    to.build(layout, Some(&config), |output| write(sources, output))
+}
+
+/// Writes vectors of numbers to `dir/STEM.safetensors`, with other files beside it.
+///
+/// # Errors
+/// If the system refuses, the place is taken, or a number is not finite; nothing is left there then.
+pub fn save_buffers(
+    dir: &Path,
+    stem: &str,
+    buffers: &[(String, &Buffer)],
+    files: &[(&str, Vec<u8>)],
+) -> Result<(), SaveError> {
+    let shapes: Vec<[usize; 1]> = buffers.iter().map(|(_, buffer)| [buffer.len()]).collect();
+    let mut sources: Vec<_> = (buffers.iter().zip(&shapes))
+        .map(|((name, buffer), shape)| (name.clone(), Source::Added(buffer, Dtype::F32, shape)))
+        .collect();
+    sources.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let layout = Layout::with_stem(stem, laid_out(sources.clone()), u64::MAX);
+    let to = Destination { source: dir, out: dir, replace: false };
+    to.build_from(&[], layout, None, |output| {
+        write(sources, output)?;
+        Ok(files.iter().try_for_each(|(name, bytes)| output.add_file(name, bytes))?)
+    })?;
+    Ok(())
 }
 
 /// Most bytes of a file of weights, as transformers has it.
@@ -65,11 +104,20 @@ impl Destination<'_> {
         config: Option<&str>,
         write: impl FnOnce(&Output) -> Result<(), SaveError>,
     ) -> Result<SideFiles, SaveError> {
+        self.build_from(&[self.source.to_owned()], layout, config, write)
+    }
+
+    fn build_from(
+        &self,
+        inputs: &[PathBuf],
+        layout: Layout,
+        config: Option<&str>,
+        write: impl FnOnce(&Output) -> Result<(), SaveError>,
+    ) -> Result<SideFiles, SaveError> {
         let beside = if config.is_some() { SideFiles::find(self.source)? } else { SideFiles::default() };
         // Like no other: what an interrupted run left is never gone on with.
         let job = format!("save {:?}", SystemTime::now());
-        let inputs = [self.source.to_owned()];
-        let Opened { output, .. } = Output::create(self.out, layout, &job, &inputs, self.replace)?;
+        let Opened { output, .. } = Output::create(self.out, layout, &job, inputs, self.replace)?;
         let written = write(&output).and_then(|()| Ok(beside.copy(self.source, &output)?));
         if let Err(error) = written {
             output.discard();

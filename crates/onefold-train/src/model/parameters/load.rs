@@ -3,18 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use onefold_checkpoint::{Checkpoint, Dtype, Tensor};
+use onefold_checkpoint::{Checkpoint, CheckpointError, Dtype, Tensor};
 use onefold_engine::{Buffer, Half as HalfWeight, HalfBits, HalfDtype};
 use rayon::prelude::*;
 
 use super::{Kept, Origin, Parameter, ParameterId, Parameters, Part, Value};
-use crate::config::ModelConfig;
+use crate::config::{ConfigError, ModelConfig};
 use crate::families::{FamilyError, Role, TensorSpec, find, tied};
 
 /// A checkpoint that cannot be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParametersError {
+    /// A configuration that cannot be run.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Files of weights that cannot be read.
+    #[error("{}", lines(.0))]
+    Checkpoint(Vec<CheckpointError>),
     /// Tensors are missing or misshapen.
     #[error(transparent)]
     Family(#[from] FamilyError),
@@ -42,7 +48,22 @@ pub enum ParametersError {
     },
 }
 
+/// One problem a line.
+fn lines(problems: &[CheckpointError]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 impl Parameters {
+    /// The model in `dir`, as its `config.json` describes it. Tensors for which `trainable` holds get gradients.
+    ///
+    /// # Errors
+    /// If the configuration is of no model that can be run, or all that is wrong with the weights.
+    pub fn open(dir: &Path, trainable: impl Fn(&TensorSpec) -> bool + Sync) -> Result<Self, ParametersError> {
+        let config = ModelConfig::open(dir)?;
+        let checkpoint = Checkpoint::open(dir).map_err(ParametersError::Checkpoint)?;
+        Self::load(&config, &checkpoint, trainable)
+    }
+
     /// The tensors of the model that `config` describes. Those for which `trainable` holds get gradients.
     ///
     /// # Errors
@@ -135,13 +156,28 @@ fn read(spec: &TensorSpec, tensor: &Tensor, trainable: bool) -> Result<Value, us
             None => Ok(Value::Half(half)),
         };
     }
-    let mut values = vec![0.0; tensor.len()];
-    tensor.read(0, &mut values);
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => Err(at),
-        None if trainable => Ok(Value::Trainable(Buffer::from(values))),
-        None => Ok(Value::Frozen(Buffer::from(values))),
+    let values = finite(tensor)?;
+    Ok(if trainable { Value::Trainable(values) } else { Value::Frozen(values) })
+}
+
+/// The numbers of a tensor in f32, or where the first is that is none.
+///
+/// # Errors
+/// That place.
+pub(crate) fn finite(tensor: &Tensor) -> Result<Buffer, usize> {
+    // Piece by piece: a second copy of a model would be the peak of its memory.
+    const PIECE: usize = 1 << 16;
+    let mut values = Buffer::zeros(tensor.len());
+    let mut piece = vec![0.0; PIECE.min(tensor.len())];
+    for start in (0..tensor.len()).step_by(PIECE) {
+        let piece = &mut piece[..PIECE.min(tensor.len() - start)];
+        tensor.read(start, piece);
+        if let Some(at) = piece.iter().position(|value| !value.is_finite()) {
+            return Err(start + at);
+        }
+        values.write(start, piece);
     }
+    Ok(values)
 }
 
 /// The tensor as it is stored, if operators can take it so: matrices do, vectors and vision's positions do not.

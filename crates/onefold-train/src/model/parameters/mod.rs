@@ -23,9 +23,10 @@ pub use crate::families::Part;
 use crate::families::{Half, Role, TensorSpec};
 pub(super) use adapt::Adapter;
 pub use adapt::{AdaptError, AdapterSettings};
-pub use directory::Destination;
+pub use directory::{Destination, save_buffers, save_checkpoint};
 pub use heads::{HeadError, HeadStart};
 pub use load::ParametersError;
+pub(crate) use load::finite;
 pub use save::SaveError;
 
 /// Number of a parameter.
@@ -33,7 +34,7 @@ pub use save::SaveError;
 pub struct ParameterId(usize);
 
 impl ParameterId {
-    pub(super) fn new(index: usize) -> Self {
+    pub(crate) fn new(index: usize) -> Self {
         Self(index)
     }
 
@@ -124,6 +125,14 @@ impl Parameter {
         match &self.value {
             Value::Trainable(buffer) | Value::Frozen(buffer) => buffer.into(),
             Value::Half(half) => Weight::Half(half),
+        }
+    }
+
+    /// The numbers, if they are trained.
+    pub fn trained(&self) -> Option<&Buffer> {
+        match &self.value {
+            Value::Trainable(buffer) => Some(buffer),
+            Value::Frozen(_) | Value::Half(_) => None,
         }
     }
 
@@ -244,6 +253,11 @@ impl Parameters {
             Value::Trainable(buffer) | Value::Frozen(buffer) => buffer,
             Value::Half(_) => panic!("`{}` is a matrix", self.entries[id.0].name),
         }
+    }
+
+    /// Whether weights have adapters.
+    pub fn has_adapters(&self) -> bool {
+        !self.adapters.is_empty()
     }
 
     pub(super) fn adapter(&self, weight: ParameterId) -> Option<&Adapter> {

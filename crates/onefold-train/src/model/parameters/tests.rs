@@ -5,7 +5,7 @@ use onefold_checkpoint::{Checkpoint, Dtype};
 
 use super::*;
 use crate::config::ModelConfig;
-use crate::model::testing::{Golden, Stored, converted, stored, write};
+use crate::model::testing::{Golden, Stored, converted, stored, testdata, write};
 
 fn save(parameters: &Parameters, dir: &Path, max_shard: u64) -> Result<Checkpoint, SaveError> {
     let layout = Layout::new(parameters.output_tensors(), max_shard);
@@ -196,4 +196,26 @@ fn adapters_that_cannot_be_made() {
     refused(false, SETTINGS, |_| false, "adapter: no weight of the model");
     refused(false, SETTINGS, |_| true, "adapter: `model.embed_tokens.weight` cannot be adapted");
     refused(true, SETTINGS, all, "adapter: `model.layers.0.self_attn.q_proj.weight` is trained itself");
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "fixtures are written plainly")]
+fn a_directory_is_opened_or_all_that_is_wrong_with_it_is_told() {
+    let golden = Golden::open("llama");
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    drop(write(&model, &stored(&golden.checkpoint)));
+    let config = std::fs::read_to_string(testdata().join("llama/config.json")).unwrap();
+    let open = |text: &str| {
+        std::fs::write(model.join("config.json"), text).unwrap();
+        Parameters::open(&model, |_| true).map(|parameters| parameters.len())
+    };
+    assert_eq!(open(&config).unwrap(), golden.parameters(|_| true).len());
+    let error = open(&config.replace("\"llama\"", "\"mamba\"")).unwrap_err().to_string();
+    assert!(error.contains("model_type") && error.contains("mamba"), "{error}");
+    let weights = model.join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..200]).unwrap();
+    let error = open(&config).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors: truncated") && !error.contains("Checkpoint"), "{error}");
 }

@@ -69,7 +69,7 @@ impl PatchEmbedding {
     }
 
     /// Rows of an image: its patches and the class row.
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.images(1).patches() + 1
     }
 }

@@ -39,6 +39,11 @@ impl VisionModel {
         }
     }
 
+    /// Rows of an image: its patches and the class row.
+    pub fn rows(&self) -> usize {
+        self.tower.embedding().rows()
+    }
+
     fn find(config: &VisionConfig, parameters: &Parameters) -> Option<Self> {
         let tower = tower(config, parameters, Half::Whole)?;
         Some(Self::of(tower, Heads::find(parameters, |config| Some(head(config)))?))

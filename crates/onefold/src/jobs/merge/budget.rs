@@ -4,6 +4,7 @@ use onefold_merge::recording;
 use onefold_merge::scan::BLOCK;
 use onefold_merge::stream::Work;
 
+use crate::jobs::show_bytes;
 use crate::plan::Plan;
 use crate::progress::Failure;
 
@@ -57,9 +58,4 @@ impl Budget {
             ))),
         }
     }
-}
-
-/// Bytes for people.
-pub(super) fn show_bytes(bytes: u64) -> String {
-    indicatif::DecimalBytes(bytes).to_string()
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use onefold_checkpoint::output::Layout;
 use serde_json::json;
 
-use super::budget::{Budget, show_bytes};
+use super::budget::Budget;
+use crate::jobs::show_bytes;
 use crate::models::Library;
 use crate::plan::Plan;
 use crate::progress::Shell;

@@ -1,14 +1,14 @@
 //! What makes two runs the same job, so that one resumes the other or need not run at all.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use onefold_checkpoint::output::Layout;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::cli::{Common, MergeArgs};
-use crate::models::{Library, Model};
+use crate::jobs::fingerprint::{changed, fingerprints, hex, record_of_job, settings};
+use crate::models::Library;
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::tokenizer::FileContent;
@@ -49,42 +49,10 @@ pub(super) fn identity(
     hex(&hash.finalize())
 }
 
-/// The files beside the weights that decide about the result (an adapter's scale, the config, the vocabulary), by path.
-/// One that cannot be read counts as empty: whoever needs it says so.
-fn settings(model: &Model) -> BTreeMap<String, Vec<u8>> {
-    let decides = |path: &Path| {
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        path.is_file() && ["json", "jinja", "model", "txt", "py"].contains(&extension)
-    };
-    let listed = |dir: &PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
-    let paths = model.dirs.iter().flat_map(listed).filter(|path| decides(path));
-    paths.map(|path| (path.display().to_string(), std::fs::read(&path).unwrap_or_default())).collect()
-}
-
-/// Of each weight file: path, size, time of change, and the SHA-256 of its first megabyte (header included).
-pub(super) fn fingerprints(model: &Model) -> Vec<serde_json::Value> {
-    let of = |file: &std::sync::Arc<onefold_checkpoint::mapped::MappedFile>| {
-        let head = &file[..file.len().min(1 << 20)];
-        json!({"file": file.path().display().to_string(), "bytes": file.len(), "modified_ns": changed(file.path()), "sha256_of_first_mib": hex(&Sha256::digest(head))})
-    };
-    model.checkpoint.files().iter().map(of).collect()
-}
-
-/// When a file was last written, in nanoseconds since 1970; 0 where the system does not tell.
-fn changed(path: &Path) -> u64 {
-    let time = path.metadata().and_then(|m| m.modified()).ok();
-    time.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos() as u64)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// Whether `out` is the finished result of the same job, with all its weights still there.
 pub(super) fn is_done(out: &Path, job: &str, layout: &Layout) -> bool {
     if !layout.shard_names().all(|name| out.join(name).is_file()) {
         return false;
     }
-    let Ok(text) = std::fs::read(out.join("onefold.json")) else { return false };
-    serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|v| v["job"] == job)
+    record_of_job(out, job).is_some()
 }

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::identity::is_done;
-use super::{Prepared, Session, State, Step, place};
+use super::{Prepared, Session, State, Step};
+use crate::jobs::place;
 use crate::progress::Failure;
 
 /// What is to be done for a step, and where headers like those of its product are, if any are.

@@ -5,7 +5,6 @@ mod dry_run;
 mod emr;
 mod identity;
 mod judge;
-mod place;
 mod record;
 
 use std::collections::BTreeMap;
@@ -16,6 +15,7 @@ use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::output::{Layout, Opened, Output};
 use onefold_merge::{METHODS, MergeError, methods, recording};
 
+use super::place::{self, with_suffix};
 use super::{dir_of, hub_config, on_pool, tell_hub, threads};
 use crate::cli::{Common, MergeArgs};
 use crate::models::{Library, Wanted};
@@ -293,10 +293,4 @@ fn suspend(output: Output, failure: Failure) -> Failure {
         // That even this failed has the same cause.
         (failure, _) => failure,
     }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    path.with_file_name(name)
 }

@@ -1,9 +1,7 @@
 //! The files that explain the result: report, card, recipe, and `onefold.json` for machines.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use onefold_checkpoint::emr;
@@ -11,11 +9,11 @@ use onefold_checkpoint::output::Output;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::budget::{Budget, show_bytes};
+use super::budget::Budget;
 use super::emr::Streamed;
-use super::identity::fingerprints;
 use crate::cli::{Common, DEFAULT_SHARD, MergeArgs};
-use crate::jobs::memory;
+use crate::jobs::fingerprint::fingerprints;
+use crate::jobs::{memory, show_bytes};
 use crate::models::{Library, Model};
 use crate::plan::Plan;
 use crate::progress::{Failure, Shell};
@@ -153,7 +151,7 @@ impl Run<'_> {
             CardSource {
                 name: label.clone(),
                 local: model.is_none_or(|m| m.local),
-                license: model.and_then(stated_licence),
+                license: model.and_then(Model::stated_licence),
             }
         };
         // One coefficient per model if all tensors agree.
@@ -198,19 +196,4 @@ impl Run<'_> {
             "tokens": self.plan.vocabulary.as_ref().map(|b| &b.report),
         })
     }
-}
-
-/// Largest model card that is read; those of the hub are some kilobytes.
-const MAX_CARD: u64 = 1 << 20;
-
-/// The licences that a model and its adapter state about themselves.
-fn stated_licence(model: &Model) -> Option<String> {
-    let card = |dir: &PathBuf| {
-        let mut bytes = Vec::new();
-        File::open(dir.join("README.md")).ok()?.take(MAX_CARD).read_to_end(&mut bytes).ok()?;
-        report::licence(&String::from_utf8_lossy(&bytes))
-    };
-    let mut found: Vec<String> = model.dirs.iter().filter_map(card).collect();
-    found.dedup();
-    (!found.is_empty()).then(|| found.join(", "))
 }

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use super::super::{Onto, ViewMut};
 use super::{COLUMNS, ROWS};
 
-/// Steps of the depth by which loads of the right-hand panel are announced.
+/// Steps of the depth by which loads of the panels are announced.
 const AHEAD: usize = 12;
 
 /// A kernel for so many rows and vectors: (depth, left panel, right panel, out, its stride, rows, columns, alpha, onto).
@@ -81,13 +81,16 @@ unsafe fn tile<const R: usize, const V: usize>(
     // the last column. Announcing an address beyond the end does not touch it.
     unsafe {
         for r in 0..rows {
-            _mm_prefetch::<_MM_HINT_T0>(out.add(r * stride).cast());
+            for v in 0..V {
+                _mm_prefetch::<_MM_HINT_T0>(out.wrapping_add(r * stride + v * 16).cast());
+            }
         }
         for _ in 0..depth {
             let row: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(right.add(v * 16)));
             for v in 0..V {
                 _mm_prefetch::<_MM_HINT_T0>(right.wrapping_add((AHEAD * V + v) * 16).cast());
             }
+            _mm_prefetch::<_MM_HINT_T0>(left.wrapping_add(AHEAD * R).cast());
             for (r, sums) in sums.iter_mut().enumerate() {
                 let factor = _mm512_set1_ps(*left.add(r));
                 for (sum, right) in sums.iter_mut().zip(row) {

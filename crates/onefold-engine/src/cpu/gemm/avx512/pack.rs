@@ -6,78 +6,94 @@ use std::arch::x86_64::*;
 use super::super::view::{Shape, View};
 use super::kernel::first;
 
-/// Writes `out[l · width + i] = lines[i][l]`, for `width` of at least the number of lines. What stands for the lines that are
-/// missing does not matter: the kernel stores nothing of them.
-pub(super) fn panel(lines: View<'_>, width: usize, out: &mut [f32]) {
+/// Most sixteens of lines that are packed at once.
+const PIECES: usize = 8;
+
+/// Panels of lines.
+#[derive(Clone, Copy)]
+pub(super) struct Panels {
+    /// Lines of a panel; the last may have fewer.
+    pub(super) height: usize,
+    /// Elements from the beginning of a panel to that of the next.
+    pub(super) room: usize,
+    /// Width of a panel of so many lines.
+    pub(super) width: fn(usize) -> usize,
+}
+
+/// Writes panels of lines, each `out[l · width + i] = lines[i][l]`, for a width of at least the number of lines. What stands for
+/// the lines that are missing does not matter: the kernel stores nothing of them.
+pub(super) fn panels(lines: View<'_>, how: Panels, out: &mut [f32]) {
     let Shape { rows: count, columns: depth, row_stride, column_stride } = lines.shape;
-    assert!((1..=width).contains(&count) && width <= 32 && depth > 0);
-    assert_eq!(out.len(), width * depth, "elements of a panel");
+    assert!((1..=32).contains(&how.height) && count > 0 && depth > 0);
     let last = (count - 1) * row_stride + (depth - 1) * column_stride;
     assert!(last < lines.values.len() && (row_stride == 1 || column_stride == 1), "lines of a panel");
+    let mut pieces = [Piece::default(); PIECES];
+    let mut found = 0;
+    for (number, first) in (0..count).step_by(how.height).enumerate() {
+        let lines = how.height.min(count - first);
+        let width = (how.width)(lines);
+        assert!((lines..=32).contains(&width), "width of a panel");
+        assert!(number * how.room + width * depth <= out.len(), "elements of a panel");
+        for start in (0..lines).step_by(16) {
+            let (line, to) = (first + start, number * how.room + start);
+            let (here, room) = ((lines - start).min(16), (width - start).min(16));
+            pieces[found] = Piece { line, to, width, here, room };
+            found += 1;
+        }
+    }
     let (from, out) = (lines.values.as_ptr(), out.as_mut_ptr());
-    // SAFETY: the processor has AVX-512 (`is_available`); all elements of the lines, and the panel, lie in their slices, as
+    // SAFETY: the processor has AVX-512 (`is_available`); all elements of the lines, and the panels, lie in their slices, as
     // checked above.
     unsafe {
-        for start in (0..width).step_by(16) {
-            let lanes = Lanes { here: count.saturating_sub(start).min(16), width: (width - start).min(16) };
-            if lanes.here == 0 {
-                break;
-            }
-            let (from, out) = (from.add(start * row_stride), out.add(start));
-            if row_stride == 1 {
-                copied(from, column_stride, depth, lanes, (out, width));
-            } else {
-                turned(from, row_stride, depth, lanes, (out, width));
-            }
+        if row_stride == 1 {
+            return copied(from, column_stride, depth, &pieces[..found], out);
+        }
+        for piece in &pieces[..found] {
+            turned(from.add(piece.line * row_stride), row_stride, depth, *piece, out.add(piece.to));
         }
     }
 }
 
 /// Up to sixteen lines of a panel.
-#[derive(Clone, Copy)]
-struct Lanes {
+#[derive(Clone, Copy, Default)]
+struct Piece {
+    /// The first of them.
+    line: usize,
+    /// Where it goes.
+    to: usize,
+    /// Width of its panel.
+    width: usize,
     /// Lines that exist.
     here: usize,
     /// Places of the panel for them.
-    width: usize,
+    room: usize,
 }
 
-/// Lines that lie side by side: element l of all of them is a run.
+/// Lines that lie side by side: element l of all of them is a run, which is read once for all panels.
 #[target_feature(enable = "avx512f")]
-unsafe fn copied(
-    from: *const f32,
-    stride: usize,
-    depth: usize,
-    lanes: Lanes,
-    (out, width): (*mut f32, usize),
-) {
-    let (read, write) = (first(lanes.here), first(lanes.width));
-    // SAFETY: `panel` has checked the ends; masks hide what is not of these lines.
+unsafe fn copied(from: *const f32, stride: usize, depth: usize, pieces: &[Piece], out: *mut f32) {
+    // SAFETY: `panels` has checked the ends; masks hide what is not of these lines.
     unsafe {
         for l in 0..depth {
-            let run = _mm512_maskz_loadu_ps(read, from.add(l * stride));
-            _mm512_mask_storeu_ps(out.add(l * width), write, run);
+            for piece in pieces {
+                let run = _mm512_maskz_loadu_ps(first(piece.here), from.add(l * stride + piece.line));
+                _mm512_mask_storeu_ps(out.add(piece.to + l * piece.width), first(piece.room), run);
+            }
         }
     }
 }
 
 /// Lines that are runs: blocks of 16 × 16 are transposed.
 #[target_feature(enable = "avx512f")]
-unsafe fn turned(
-    from: *const f32,
-    stride: usize,
-    depth: usize,
-    lanes: Lanes,
-    (out, width): (*mut f32, usize),
-) {
-    let write = first(lanes.width);
+unsafe fn turned(from: *const f32, stride: usize, depth: usize, piece: Piece, out: *mut f32) {
+    let (write, width) = (first(piece.room), piece.width);
     // SAFETY: as above.
     unsafe {
         for l in (0..depth).step_by(16) {
             let len = (depth - l).min(16);
             let read = first(len);
             // For lines that do not exist stands the last one.
-            let line = |i: usize| from.add(i.min(lanes.here - 1) * stride + l);
+            let line = |i: usize| from.add(i.min(piece.here - 1) * stride + l);
             let block = transposed(std::array::from_fn(|i| _mm512_maskz_loadu_ps(read, line(i))));
             for (i, column) in block.into_iter().enumerate().take(len) {
                 _mm512_mask_storeu_ps(out.add((l + i) * width), write, column);

@@ -1,4 +1,4 @@
-//! `onefold methods`: the table of methods, one method in full, or the reference of all as Markdown.
+//! The methods of merging.
 
 use std::fmt::Write as _;
 
@@ -7,31 +7,8 @@ use onefold_merge::methods::{BaseRole, Method};
 use onefold_merge::params::{Default, Level, Param};
 use serde_json::{Value, json};
 
-use crate::cli::MethodsArgs;
-use crate::progress::{Failure, Shell};
-use crate::recipe::did_you_mean;
-
-/// Runs the job.
-///
-/// # Errors
-/// If there is no method of that name.
-pub fn run(args: &MethodsArgs, shell: &Shell) -> Result<(), Failure> {
-    if args.markdown {
-        shell.result(&markdown());
-        return Ok(());
-    }
-    let text = match &args.name {
-        None if shell.json() => METHODS.iter().map(|method| facts(method)).collect::<Value>().to_string(),
-        None => table(),
-        Some(name) if shell.json() => facts(find(name)?).to_string(),
-        Some(name) => explain(find(name)?),
-    };
-    shell.result(&text);
-    Ok(())
-}
-
 /// A method for programs.
-fn facts(method: &Method) -> Value {
+pub(super) fn facts(method: &Method) -> Value {
     let (fewest, most) = method.operands;
     let parameter = |p: &Param| {
         json!({
@@ -45,6 +22,7 @@ fn facts(method: &Method) -> Value {
     };
     json!({
         "name": method.name,
+        "group": "merge",
         "summary": method.summary,
         "source": method.source,
         "base_model": base_words(method),
@@ -56,24 +34,6 @@ fn facts(method: &Method) -> Value {
 
 fn level_word(level: Level) -> &'static str {
     if level == Level::Model { "model" } else { "merge" }
-}
-
-fn find(name: &str) -> Result<&'static Method, Failure> {
-    onefold_merge::methods::find(name).ok_or_else(|| {
-        let hint = did_you_mean(name, METHODS.iter().map(|m| m.name)).map_or_else(
-            || "`onefold methods` lists them".to_owned(),
-            |close| format!("did you mean `{close}`?"),
-        );
-        Failure::usage(format!("no merge method is called `{name}`; {hint}"))
-    })
-}
-
-fn table() -> String {
-    let mut text = String::new();
-    for method in METHODS {
-        let _ = writeln!(text, "{:18} {}", method.name, method.summary);
-    }
-    text + "\n`onefold methods NAME` explains one."
 }
 
 fn base_words(method: &Method) -> &'static str {
@@ -94,7 +54,8 @@ fn count_words(method: &Method) -> String {
     }
 }
 
-fn explain(method: &Method) -> String {
+/// A method for people.
+pub(super) fn explain(method: &Method) -> String {
     let mut text = format!("{}: {}\n\n", method.name, method.summary);
     let _ = writeln!(text, "source      {}", method.source);
     let _ = writeln!(text, "base_model  {}", base_words(method));
@@ -116,7 +77,7 @@ fn explain(method: &Method) -> String {
 }
 
 /// The reference of all methods: `docs/methods.md`.
-pub fn markdown() -> String {
+pub(super) fn markdown() -> String {
     let mut text = String::from(
         "# Merge methods\n\nGenerated from the table of methods (`onefold methods --markdown`); a test holds it up to date.\n\n\
          | method | idea | base model | models | passes | source |\n|---|---|---|---|---|---|\n",

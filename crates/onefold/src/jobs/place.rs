@@ -1,18 +1,16 @@
 //! Where an output may go: what can be said before anything is read, and what an attempt to write there means.
 
 use std::io::ErrorKind;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::output::check_target;
 use rustix::fs::{Access, access};
 
-use super::with_suffix;
 use crate::progress::Failure;
 
 /// Refuses a place that is taken, that lies around one of `kept`, or that this user may not write to. Changes nothing.
-pub(super) fn check(out: &Path, kept: &[PathBuf], force: bool) -> Result<(), CheckpointError> {
+pub(crate) fn check(out: &Path, kept: &[PathBuf], force: bool) -> Result<(), CheckpointError> {
     check_target(out, kept, force)?;
     let partial = with_suffix(out, ".partial");
     let full = std::path::absolute(&partial).map_err(CheckpointError::io(&partial, "create"))?;
@@ -23,7 +21,7 @@ pub(super) fn check(out: &Path, kept: &[PathBuf], force: bool) -> Result<(), Che
 }
 
 /// Why an output was not opened: a place that cannot be written to is a bad argument, a full disk is not.
-pub(super) fn refused(error: CheckpointError) -> Failure {
+pub(crate) fn refused(error: CheckpointError) -> Failure {
     use ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     let failed = match &error {
         CheckpointError::NoSpace { .. } => true,
@@ -34,6 +32,13 @@ pub(super) fn refused(error: CheckpointError) -> Failure {
         _ => false,
     };
     if failed { Failure::job(error) } else { Failure::usage(error.to_string()) }
+}
+
+/// `path` with `suffix` added to its last part.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
 }
 
 #[cfg(test)]

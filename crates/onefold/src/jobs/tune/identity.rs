@@ -1,0 +1,98 @@
+//! What makes two runs the same training, so that one resumes the other or need not run at all.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use onefold_train::data::Task;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::jobs::fingerprint::{changed, fingerprints, hex, record_of_job, settings};
+use crate::models::Model;
+use crate::progress::Failure;
+use crate::recipe::tune::TuneRecipe;
+
+/// A hash of everything that the result depends on: version, resolved recipe, the model's files (names, sizes, times, heads;
+/// those beside the weights whole), the content of the data, and how it is read.
+pub(super) fn identity(recipe: &TuneRecipe, model: &Model, tasks: &[Task], data: &[Value]) -> String {
+    let mut hash = Sha256::new();
+    for part in [env!("CARGO_PKG_VERSION"), "tune", &recipe.to_yaml()] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    for fingerprint in fingerprints(model).iter().chain(data) {
+        hash.update(fingerprint.to_string().as_bytes());
+    }
+    // Follows from the recipe and the first rows, but for datasets that another tool describes.
+    for (_, layout) in tasks.iter().flat_map(|task| &task.layouts) {
+        hash.update(format!("{layout:?}").as_bytes());
+    }
+    for (name, text) in settings(model) {
+        hash.update(name.as_bytes());
+        hash.update(Sha256::digest(&text));
+    }
+    hex(&hash.finalize())
+}
+
+/// Each file of each task with its size and hash. A folder of images stands for its files by names, sizes and times.
+///
+/// # Errors
+/// If a file cannot be read any more.
+pub(super) fn data_files(tasks: &[Task]) -> Result<Vec<Value>, Failure> {
+    let of_task = |task: &Task| -> Vec<_> {
+        task.layouts.iter().map(|(path, _)| (task.name.clone(), path.clone())).collect()
+    };
+    let files = tasks.iter().flat_map(of_task);
+    files.map(|(task, path)| file(&task, &path)).collect()
+}
+
+fn file(task: &str, path: &Path) -> Result<Value, Failure> {
+    let failed = |e: std::io::Error| Failure::usage(format!("{}: cannot read: {e}", path.display()));
+    let (bytes, hash) = if path.is_dir() { folder(path) } else { content(path) }.map_err(failed)?;
+    Ok(json!({"task": task, "file": path.display().to_string(), "bytes": bytes, "sha256": hash}))
+}
+
+fn content(path: &Path) -> std::io::Result<(u64, String)> {
+    let (mut file, mut hash) = (File::open(path)?, Sha256::new());
+    let (mut block, mut bytes) = (vec![0; 1 << 20], 0);
+    loop {
+        match file.read(&mut block)? {
+            0 => return Ok((bytes, hex(&hash.finalize()))),
+            read => {
+                hash.update(&block[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
+}
+
+fn folder(path: &Path) -> std::io::Result<(u64, String)> {
+    let (mut hash, mut bytes, mut folders) = (Sha256::new(), 0, vec![path.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder)?.collect::<Result<Vec<_>, _>>()?;
+        let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            let found = path.metadata()?;
+            if found.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            bytes += found.len();
+            hash.update(path.as_os_str().as_encoded_bytes());
+            hash.update(found.len().to_le_bytes());
+            hash.update(changed(&path).to_le_bytes());
+        }
+    }
+    Ok((bytes, hex(&hash.finalize())))
+}
+
+/// Whether `out` is the finished result of the same job, with all its models still there.
+pub(super) fn is_done(out: &Path, job: &str) -> bool {
+    let weights = ["model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"];
+    let has_weights = |dir: &Path| weights.iter().any(|name| dir.join(name).is_file());
+    let Some(record) = record_of_job(out, job) else { return false };
+    let products = record["result"]["products"].as_array().cloned().unwrap_or_default();
+    products.iter().all(|dir| has_weights(&dir.as_str().map_or_else(|| out.to_owned(), |dir| out.join(dir))))
+}

@@ -1,0 +1,92 @@
+//! What other tools call the things that stand in a recipe, for help texts alone: nothing is read under these names.
+
+/// A key elsewhere, and the key here. Transformers, PEFT, LLaMA-Factory and MFTCoder.
+const ELSEWHERE: [(&str, &str); 71] = [
+    ("model_name_or_path", "base_model"),
+    ("pretrained_model_path", "base_model"),
+    ("base_model_name_or_path", "base_model"),
+    ("data_paths", "tasks"),
+    ("dataset", "tasks[].train.dataset"),
+    ("dataset_dir", "tasks[].train.dataset_info"),
+    ("val_size", "tasks[].validation"),
+    ("data_split", "tasks[].validation"),
+    ("eval_dataset", "tasks[].validation"),
+    ("max_samples", "tasks[].samples"),
+    ("num_samples", "tasks[].samples"),
+    ("task_weights", "tasks[].weight"),
+    ("template", "chat_template"),
+    ("finetuning_type", "adapter.kind"),
+    ("peft_type", "adapter.kind"),
+    ("use_rslora", "adapter.kind"),
+    ("use_dora", "adapter.kind"),
+    ("rank", "adapter.r"),
+    ("lora_rank", "adapter.r"),
+    ("lora_r", "adapter.r"),
+    ("lora_alpha", "adapter.alpha"),
+    ("lora_dropout", "adapter.dropout"),
+    ("lora_target", "adapter.targets"),
+    ("target_modules", "adapter.targets"),
+    ("optim", "optimizer.kind"),
+    ("optimizer_type", "optimizer.kind"),
+    ("learning_rate", "optimizer.lr"),
+    ("lr", "optimizer.lr"),
+    ("weight_decay", "optimizer.weight_decay"),
+    ("adam_beta1", "optimizer.beta1"),
+    ("adam_beta2", "optimizer.beta2"),
+    ("adam_epsilon", "optimizer.epsilon"),
+    ("lr_scheduler_type", "schedule.kind"),
+    ("warmup_ratio", "schedule.warmup"),
+    ("warmup_steps", "schedule.warmup"),
+    ("num_warmup_steps", "schedule.warmup"),
+    ("min_lr", "schedule.min_lr_ratio"),
+    ("per_device_train_batch_size", "batch.micro"),
+    ("gradient_accumulation_steps", "batch.examples"),
+    ("train_batch_size", "batch.examples"),
+    ("batch_size", "batch.examples"),
+    ("per_device_eval_batch_size", "validation.batch"),
+    ("cutoff_len", "batch.length"),
+    ("max_seq_length", "batch.length"),
+    ("max_length", "batch.length"),
+    ("seq_length", "batch.length"),
+    ("packing", "batch.packing"),
+    ("neat_packing", "batch.packing"),
+    ("mix_strategy", "sampling.strategy"),
+    ("num_train_epochs", "epochs"),
+    ("max_steps", "steps"),
+    ("max_train_steps", "steps"),
+    ("max_grad_norm", "clip"),
+    ("label_smoothing_factor", "loss.smoothing"),
+    ("weighted_loss_mode", "balancer.kind"),
+    ("coba_warmup_steps", "balancer.warmup"),
+    ("coba_history_length", "balancer.window"),
+    ("coba_tau", "balancer.tau"),
+    ("coba_update_interval", "balancer.interval"),
+    ("logging_steps", "log"),
+    ("log_interval", "log"),
+    ("eval_steps", "validation.every"),
+    ("evaluation_steps", "validation.every"),
+    ("save_steps", "checkpoints.every"),
+    ("checkpointing_steps", "checkpoints.every"),
+    ("save_total_limit", "checkpoints.keep"),
+    ("load_best_model_at_end", "best.keep"),
+    ("early_stopping_patience", "best.patience"),
+    ("early_stopping_stall_num", "best.patience"),
+    ("output_dir", "the option -o"),
+    ("merge_method", "a key of merges, which `onefold merge` does"),
+];
+
+/// Where a key belongs that is unknown where it stands.
+pub(super) fn home(key: &str) -> Option<String> {
+    let (_, here) = ELSEWHERE.iter().find(|(name, _)| *name == key)?;
+    let here = if here.contains(' ') { (*here).to_owned() } else { format!("`{here}` here") };
+    let more = match key {
+        "gradient_accumulation_steps" => {
+            ": rows of a whole step, of which `batch.micro` pass the model at once"
+        }
+        "warmup_ratio" => ": below 1 a share of the training, else steps",
+        "use_rslora" => ": `rslora`",
+        "use_dora" => ": `dora`",
+        _ => "",
+    };
+    Some(format!("`{key}` is {here}{more}"))
+}
