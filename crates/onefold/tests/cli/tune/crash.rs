@@ -12,7 +12,7 @@ use crate::support::{Ran, command, onefold};
 
 /// Long enough to be killed within, with something in it of all that has a state.
 const MORE: &str = "balancer: {kind: coba, warmup: 5, window: 10}\nadapter: {r: 4, dropout: 0.1}\n\
-    optimizer: {lr: 1e-3}\ncheckpoints: {every: {steps: 7}, keep: 2}\nvalidation: {every: {steps: 10}}\nsteps: 120\n";
+    optimizer: {lr: 1e-3}\ncheckpoints: {every: {steps: 7}, keep: 2}\nvalidation: {every: {steps: 10}}\nsteps: 240\n";
 const TUNE: [&str; 6] = ["tune", "r.yaml", "-o", "out", "--threads", "2"];
 
 fn long() -> String {
@@ -93,7 +93,7 @@ fn a_killed_training_goes_on_as_if_nothing_had_been() {
 fn heads_of_tasks_go_on_too() {
     let dir = encoder();
     let recipe = super::ENCODER
-        .replace("epochs: 2\n", "steps: 60\ncheckpoints: {every: {steps: 10}}\nbalancer: famo\n");
+        .replace("epochs: 2\n", "steps: 200\ncheckpoints: {every: {steps: 10}}\nbalancer: famo\n");
     let expected = undisturbed(&dir, &recipe);
     let dir = dir.path();
     let mut child = start(dir);
@@ -153,7 +153,7 @@ fn an_interrupted_run_of_another_job_is_not_taken_up() {
     child.kill().unwrap();
     child.wait().unwrap();
     busy.fails(2, &["out.run", "another onefold run"]);
-    let other = long().replace("steps: 120", "steps: 20");
+    let other = long().replace("steps: 240", "steps: 20");
     tune(dir.path(), &other, "out", &[]).fails(2, &["out.run", "--force"]);
     tune(dir.path(), &other, "out", &["--force"]).ok();
     assert!(dir.path().join("out/adapter_model.safetensors").is_file());
