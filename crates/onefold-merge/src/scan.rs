@@ -178,6 +178,60 @@ impl Scan {
         Ok(parts?.into_iter().flatten().collect())
     }
 
+    /// The same for every strip, as what is local to an element is best computed.
+    ///
+    /// # Errors
+    /// As [`Scan::map`].
+    pub fn map_strips<T: Send>(&self, each: impl Fn(&View<'_>) -> T + Sync) -> Result<Vec<T>, MergeError> {
+        let of = |span: Range<usize>| -> Result<Vec<T>, MergeError> {
+            with_buffers(|buffers| {
+                let strips = self.strips_of(span);
+                strips.map(|strip| Ok(each(&self.load(strip, buffers)?))).collect()
+            })
+        };
+        let parts: Vec<Vec<T>> = match &self.spans(Grain::Element)[..] {
+            [] => Vec::new(),
+            [span] => vec![of(span.clone())?],
+            spans => spans.par_iter().cloned().map(of).collect::<Result<_, _>>()?,
+        };
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// Calls `each` for every strip with the part of `out` at its place, in parallel over spans.
+    ///
+    /// # Errors
+    /// As [`Scan::map`].
+    ///
+    /// # Panics
+    /// If `out` is not as long as the tensor.
+    pub fn fill(
+        &self,
+        out: &mut [f32],
+        each: impl Fn(&View<'_>, &mut [f32]) + Sync,
+    ) -> Result<(), MergeError> {
+        assert_eq!(out.len(), self.len(), "the destination of `{}`", self.name);
+        let span = (self.options.span / BLOCK).max(1) * BLOCK;
+        let of = |(number, out): (usize, &mut [f32])| -> Result<(), MergeError> {
+            let start = number * span;
+            with_buffers(|buffers| {
+                self.strips_of(start..start + out.len()).try_for_each(|strip| {
+                    let here = strip.start - start..strip.end - start;
+                    each(&self.load(strip, buffers)?, &mut out[here]);
+                    Ok(())
+                })
+            })
+        };
+        if out.len() <= span {
+            return of((0, out));
+        }
+        out.par_chunks_mut(span).enumerate().try_for_each(of)
+    }
+
+    /// All strips of the blocks of a span.
+    fn strips_of(&self, span: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        pieces(span, BLOCK).flat_map(|block| self.strips(block, Grain::Element))
+    }
+
     /// Reads one block, or a strip of one, into `buffers`.
     ///
     /// # Errors

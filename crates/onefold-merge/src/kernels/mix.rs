@@ -169,6 +169,21 @@ fn means<const N: usize>(rows: &[Aligned], elected: &[f32; N], weights: &[f32], 
     sum
 }
 
+/// Sets to 0 what is not of the elected sign: that of `votes`, or `zero_sign` where they are 0.
+pub fn agreeing(rows: &mut [Aligned], votes: &[f32], zero_sign: f32) {
+    for row in rows {
+        keep_signed(row, votes, zero_sign);
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn keep_signed(row: &mut [f32], votes: &[f32], zero_sign: f32) {
+    for (v, vote) in row.iter_mut().zip(votes) {
+        let elected = if *vote == 0.0 { zero_sign } else { *vote };
+        *v = if (*v > 0.0) == (elected > 0.0) { *v } else { 0.0 };
+    }
+}
+
 /// `Σ sign(xᵢ)` of a block.
 pub fn sign_sum(x: &[f32]) -> i64 {
     x.iter().map(|v| i64::from(*v > 0.0) - i64::from(*v < 0.0)).sum()

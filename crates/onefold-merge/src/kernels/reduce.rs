@@ -40,7 +40,7 @@ pub fn add_rough_gramian<'v>(n: usize, vector: impl Fn(usize) -> &'v [f32], out:
 
 /// `Σ xᵢ yᵢ` with products and the sums of 16 of them in f32, the rest in f64. Magnitudes whose squares leave the range
 /// of f32 are summed by [`dot`].
-fn rough_dot(x: &[f32], y: &[f32]) -> f64 {
+pub(crate) fn rough_dot(x: &[f32], y: &[f32]) -> f64 {
     let sum = rough_sum(x, y);
     // Too small for f32 to be told from zero, or beyond its range.
     if sum.is_finite() && sum.abs() > 1e-25 { sum } else { dot(x, y) }

@@ -322,22 +322,6 @@ impl Gta {
             }
         }
     }
-
-    /// The sign that zero sums take: the sign of most of the elected signs of the tensor.
-    fn majority(&self, scan: &Scan, masks: &[Mask]) -> Result<f32, MergeError> {
-        if self.consensus != Consensus::Paper {
-            return Ok(1.0);
-        }
-        let parts = scan.map(grain_of(masks), |view| {
-            let (mut scratch, mut sum) = (Scratch::default(), vec![0.0; view.len()]);
-            for (i, mask) in masks.iter().enumerate() {
-                apply(mask, view, i, &mut scratch);
-                add(&mut sum, &scratch.a);
-            }
-            sign_sum(&sum)
-        })?;
-        Ok(if parts.into_iter().sum::<i64>() < 0 { -1.0 } else { 1.0 })
-    }
 }
 
 impl Rule for Gta {
@@ -390,7 +374,10 @@ impl Rule for Gta {
         if self.consensus == Consensus::None && masks.iter().all(|m| matches!(m, Mask::All)) {
             return Ok(Combination::kernel(scales));
         }
-        let zero_sign = self.majority(scan, &masks)?;
+        let zero_sign = match self.consensus {
+            Consensus::Paper => majority(scan, &masks)?,
+            Consensus::None | Consensus::Weighted => 1.0,
+        };
         Ok(Box::new(Mix {
             masks,
             weights,
@@ -402,6 +389,19 @@ impl Rule for Gta {
             zero_sign,
         }))
     }
+}
+
+/// The sign that zero sums take: the sign of most of the elected signs of the tensor.
+pub(super) fn majority(scan: &Scan, masks: &[Mask]) -> Result<f32, MergeError> {
+    let parts = scan.map(grain_of(masks), |view| {
+        let (mut scratch, mut sum) = (Scratch::default(), vec![0.0; view.len()]);
+        for (i, mask) in masks.iter().enumerate() {
+            apply(mask, view, i, &mut scratch);
+            add(&mut sum, &scratch.a);
+        }
+        sign_sum(&sum)
+    })?;
+    Ok(if parts.into_iter().sum::<i64>() < 0 { -1.0 } else { 1.0 })
 }
 
 fn read_rescale(task: &Task, method: &Method) -> Rescale {

@@ -15,6 +15,7 @@ use crate::scan::{Grain, Scan, View};
 use crate::sparsify;
 use crate::task::Task;
 
+pub mod adamerging;
 pub mod arcee_fusion;
 pub mod emr;
 pub mod geometry;
@@ -35,6 +36,8 @@ pub mod svd;
 /// Every method, in the order of the documentation.
 pub static METHODS: &[&Method] = &[
     &metagpt::METAGPT,
+    &adamerging::ADAMERGING,
+    &adamerging::ADAMERGING_PLUS,
     &gta::TASK_ARITHMETIC,
     &gta::TIES,
     &gta::DARE_LINEAR,
@@ -155,6 +158,19 @@ pub trait Rule: Send + Sync + Debug {
     /// For methods that need the whole tensor in memory: how much they take. Such tensors are merged one at a time.
     fn whole_tensor_bytes(&self, _scan: &Scan) -> u64 {
         0
+    }
+
+    /// Where the result is the origin and a linear combination of vectors: those vectors, of which coefficients can be
+    /// learnt.
+    ///
+    /// # Errors
+    /// If an input cannot be read.
+    fn vectors(
+        &self,
+        _scan: &Scan,
+        _survey: &ModelSurvey,
+    ) -> Result<Option<adamerging::Vectors>, MergeError> {
+        Ok(None)
     }
 
     /// Takes the statistics it needs of the tensor and returns the local computation.
