@@ -41,8 +41,8 @@ class Suite:
 
 SUITES = {
     # CoBa's window is twice its warm-up, as in its paper, and fits several times into the training.
-    "r3": Suite("r3", 1000, {"coba": {"window": 100, "warmup": 50}}),
-    "r2": Suite("r2", 200, {"coba": {"window": 40, "warmup": 20}}),
+    "r3": Suite("r3", 1000, {"coba": {"window": 100, "warmup": 50}, "dwa": {"period": 50}}),
+    "r2": Suite("r2", 200, {"coba": {"window": 40, "warmup": 20}, "dwa": {"period": 20}}),
 }
 BALANCERS = ["uniform", "coba", "famo", "dwa"]
 

@@ -13,6 +13,7 @@ mod error;
 pub mod header;
 pub mod json;
 pub mod mapped;
+pub mod names;
 pub mod output;
 pub mod pytorch;
 pub mod tensor;

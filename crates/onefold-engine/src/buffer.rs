@@ -63,6 +63,16 @@ impl Buffer {
         self.values.to_vec()
     }
 
+    /// The numbers in the host's memory, for what is made of files and goes back to files: merges.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The same, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
     pub(crate) fn host(&self) -> &[f32] {
         &self.values
     }

@@ -168,7 +168,10 @@ pub(crate) fn tell(observer: &dyn Observer, event: &Event<'_>) -> Result<(), Mer
 // ---- the survey of the whole model
 
 /// What each tensor must know of the whole model.
-fn survey(plan: &[Planned], observer: &dyn Observer) -> Result<Vec<ModelSurvey>, MergeError> {
+///
+/// # Errors
+/// If an input cannot be read, or the observer cancels.
+pub fn survey(plan: &[Planned], observer: &dyn Observer) -> Result<Vec<ModelSurvey>, MergeError> {
     let mut surveys = vec![ModelSurvey::default(); plan.len()];
     let merges: Vec<(usize, &Merge)> = plan
         .iter()

@@ -18,7 +18,7 @@ use crate::kernels::mix::agreeing;
 use crate::kernels::{add, reduce};
 use crate::order::{self, Vectors as Ranked};
 use crate::params::{Default, Param};
-use crate::scan::{Grain, Scan, View, with_buffers};
+use crate::scan::{Grain, Scan, View};
 use crate::sparsify::{Mask, Sparsifier};
 use crate::task::Task;
 

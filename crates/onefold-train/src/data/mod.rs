@@ -25,7 +25,7 @@ pub mod tokenize;
 pub use error::{DataError, Place, RowError, RowProblem, Unit};
 pub use labels::Labels;
 pub use store::{RowTokens, Store};
-pub use task::{Content, Counts, Task, TaskSettings, Validation};
+pub use task::{Content, Counts, Task, TaskSettings, Unlabelled, Validation};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -61,11 +61,11 @@ pub use layer::{Layer, LayerSaved, LayerSettings, Placement, Scratch};
 pub use linear::{Linear, LinearSaved};
 pub use memory::BatchShape;
 pub use norm::Norm;
-pub(crate) use parameters::finite;
 pub use parameters::{
     AdaptError, AdapterSettings, Destination, Factor, HeadError, HeadStart, Origin, Parameter, ParameterId,
     Parameters, ParametersError, Part, SaveError, Trained, save_buffers, save_checkpoint,
 };
+pub(crate) use parameters::{finite, is_head};
 pub use pass::{Coins, Pass};
 pub use pooled::SentencePooling;
 pub use stack::{Activations, Keep, Stack};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use onefold_engine::Buffer;
 use onefold_engine::cpu::loss::{Losses, Objective};
 use rayon::prelude::*;
 
@@ -17,14 +18,14 @@ use crate::model::{
 
 /// A model with the batch that it passes.
 #[derive(Debug)]
-pub(super) enum Learner {
+pub(crate) enum Learner {
     Text(Box<TextModel>, Batch),
     Images(Box<VisionModel>, ImageBatch, Processor),
 }
 
 impl Learner {
     /// The model whose parameters these are; `source` is its directory.
-    pub(super) fn new(parameters: &Parameters, source: &Path) -> Result<Self, TuneError> {
+    pub(crate) fn new(parameters: &Parameters, source: &Path) -> Result<Self, TuneError> {
         Ok(match parameters.config() {
             ModelConfig::Vision(_) => {
                 let processor = Processor::open(source)?;
@@ -35,7 +36,7 @@ impl Learner {
     }
 
     /// Fills the batch with rows, each with its weight.
-    pub(super) fn fill(&mut self, tasks: &[Task], rows: &[Row], weights: &[f32]) -> Result<(), TuneError> {
+    pub(crate) fn fill(&mut self, tasks: &[Task], rows: &[Row], weights: &[f32]) -> Result<(), TuneError> {
         match self {
             Self::Text(_, batch) => {
                 batch.clear();
@@ -49,11 +50,10 @@ impl Learner {
                     rows.par_iter().map(|row| decoded(tasks, row, processor)).collect();
                 for ((row, weight), pixels) in rows.iter().zip(weights).zip(pixels) {
                     let pixels = pixels?;
-                    let label = tasks[row.task as usize].label(row.row);
                     batch.push(&Image {
                         shape: [3, pixels.height, pixels.width],
                         pixels: &pixels.values,
-                        target: label.map(|label| i32::try_from(label).unwrap_or(i32::MAX)),
+                        target: tasks[row.task as usize].target(row.row),
                         values: &[],
                         weight: *weight,
                         task: row.task,
@@ -65,7 +65,7 @@ impl Learner {
     }
 
     /// Uses the head of a task, or the model's own.
-    pub(super) fn select_head(&mut self, task: Option<u32>) -> Result<(), ModelError> {
+    pub(crate) fn select_head(&mut self, task: Option<u32>) -> Result<(), ModelError> {
         match self {
             Self::Text(model, _) => model.select_head(task),
             Self::Images(model, ..) => model.select_head(task),
@@ -73,7 +73,7 @@ impl Learner {
     }
 
     /// Losses of the batch, and gradients.
-    pub(super) fn train(
+    pub(crate) fn train(
         &mut self,
         parameters: &Parameters,
         training: &Training,
@@ -86,21 +86,29 @@ impl Learner {
         }
     }
 
-    /// Losses of the batch: plain cross-entropy.
-    pub(super) fn evaluate(
+    /// Losses of the batch.
+    pub(crate) fn evaluate(
         &mut self,
         parameters: &Parameters,
+        objective: Objective,
         losses: &mut Losses,
     ) -> Result<(), ModelError> {
-        let objective = Objective::CROSS_ENTROPY;
         match self {
             Self::Text(model, batch) => model.evaluate(parameters, batch, objective, losses),
             Self::Images(model, batch, _) => model.evaluate(parameters, batch, objective, losses),
         }
     }
 
+    /// Scores of classes `[rows, classes]` of the batch.
+    pub(crate) fn classify(&mut self, parameters: &Parameters) -> Result<&Buffer, ModelError> {
+        match self {
+            Self::Text(model, batch) => model.classify(parameters, batch),
+            Self::Images(model, batch, _) => model.classify(parameters, batch),
+        }
+    }
+
     /// Rows that pass the layers for each token, or for each image.
-    pub(super) fn rows_per_token(&self) -> usize {
+    pub(crate) fn rows_per_token(&self) -> usize {
         match self {
             Self::Text(..) => 1,
             Self::Images(model, ..) => model.rows(),
@@ -108,7 +116,7 @@ impl Learner {
     }
 
     /// Bytes of activations that a batch needs.
-    pub(super) fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
+    pub(crate) fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
         match self {
             Self::Text(model, _) => model.activation_bytes(parameters, shape),
             Self::Images(model, ..) => model.activation_bytes(parameters, shape),

@@ -16,22 +16,22 @@ use crate::data::sample::Unit;
 
 /// A row of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Its task.
-    pub(super) task: u32,
+    pub(crate) task: u32,
     /// Its number there.
-    pub(super) row: u32,
+    pub(crate) row: u32,
     /// Tokens that are learnt of it, or 1 if it has a class.
-    pub(super) targets: u64,
+    pub(crate) targets: u64,
     /// Tokens that pass the model; 1 for an image.
-    pub(super) tokens: u64,
+    pub(crate) tokens: u64,
 }
 
 impl Row {
     /// A row of a task.
-    pub(super) fn of(tasks: &[Task], task: u32, row: u32) -> Self {
+    pub(crate) fn of(tasks: &[Task], task: u32, row: u32) -> Self {
         let tokens = tasks[task as usize].tokens(row);
-        let targets = match (tasks[task as usize].label(row), tokens) {
+        let targets = match (tasks[task as usize].target(row), tokens) {
             (None, Some(tokens)) => tokens.targets() as u64,
             _ => 1,
         };
@@ -41,40 +41,40 @@ impl Row {
 
 /// Rows that pass the model at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MicroBatch {
+pub(crate) struct MicroBatch {
     /// Of [`Rows::rows`].
-    pub(super) rows: Range<usize>,
+    pub(crate) rows: Range<usize>,
     /// Whose head they go to; none: the model's own.
-    pub(super) head: Option<u32>,
+    pub(crate) head: Option<u32>,
     /// The task of all of them, if they were kept apart.
-    pub(super) task: Option<u32>,
+    pub(crate) task: Option<u32>,
 }
 
 /// The rows of a step, in the order in which they pass the model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Rows {
-    pub(super) rows: Vec<Row>,
-    pub(super) micro: Vec<MicroBatch>,
+pub(crate) struct Rows {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) micro: Vec<MicroBatch>,
 }
 
 /// Rows that must stay together (a packed bin), of one task.
-pub(super) type Group = Vec<Row>;
+pub(crate) type Group = Vec<Row>;
 
 /// A unit of the sampler with its rows looked up.
-pub(super) fn group(tasks: &[Task], unit: Unit<'_>) -> Group {
+pub(crate) fn group(tasks: &[Task], unit: Unit<'_>) -> Group {
     unit.rows.iter().map(|row| Row::of(tasks, unit.task, *row)).collect()
 }
 
 impl Rows {
     /// Cuts groups into micro-batches of `micro` groups. `heads` says for each task whose head it has; with `apart` no two
     /// tasks share a micro-batch.
-    pub(super) fn cut(groups: Vec<Group>, heads: &[Option<u32>], micro: usize, apart: bool) -> Self {
+    pub(crate) fn cut(groups: Vec<Group>, heads: &[Option<u32>], micro: usize, apart: bool) -> Self {
         let fits = |held: &[Group], _: &Group| held.len() < micro;
         Self::cut_by(groups, heads, apart, fits)
     }
 
     /// The same with micro-batches of at most `tokens` tokens, or of one group that is larger.
-    pub(super) fn cut_by_tokens(groups: Vec<Group>, heads: &[Option<u32>], tokens: u64) -> Self {
+    pub(crate) fn cut_by_tokens(groups: Vec<Group>, heads: &[Option<u32>], tokens: u64) -> Self {
         let size = |group: &Group| group.iter().map(|row| row.tokens).sum::<u64>();
         let fits = |held: &[Group], next: &Group| held.iter().map(size).sum::<u64>() + size(next) <= tokens;
         Self::cut_by(groups, heads, false, fits)
@@ -113,19 +113,19 @@ impl Rows {
     }
 
     /// For each task whether there is something to be learnt.
-    pub(super) fn present(&self, tasks: usize) -> Vec<bool> {
+    pub(crate) fn present(&self, tasks: usize) -> Vec<bool> {
         let mut present = vec![false; tasks];
         self.rows.iter().filter(|row| row.targets > 0).for_each(|row| present[row.task as usize] = true);
         present
     }
 
     /// Tokens that pass the model.
-    pub(super) fn tokens(&self) -> u64 {
+    pub(crate) fn tokens(&self) -> u64 {
         self.rows.iter().map(|row| row.tokens).sum()
     }
 
     /// What each row's targets count in Σ wₜ·Lₜ, with the `weights` of the tasks.
-    pub(super) fn factors(&self, how: Normalisation, weights: &[f64]) -> Vec<f32> {
+    pub(crate) fn factors(&self, how: Normalisation, weights: &[f64]) -> Vec<f32> {
         let present = self.present(weights.len());
         let total: f64 = weights.iter().zip(present).filter(|(_, present)| *present).map(|(w, _)| w).sum();
         let made = normalise(how, &self.samples(), weights);
@@ -138,7 +138,7 @@ impl Rows {
     }
 
     /// The same for the loss of each task by itself, whatever its weight.
-    pub(super) fn factors_apart(&self, how: Normalisation, tasks: usize) -> Vec<f32> {
+    pub(crate) fn factors_apart(&self, how: Normalisation, tasks: usize) -> Vec<f32> {
         let how = match how {
             Normalisation::Case1 | Normalisation::Case3 => Normalisation::Case3,
             Normalisation::Case2 | Normalisation::Case4 => Normalisation::Case4,

@@ -15,9 +15,9 @@
 
 mod apart;
 mod error;
-mod learner;
+pub(crate) mod learner;
 mod log;
-mod micro;
+pub(crate) mod micro;
 mod model;
 mod output;
 mod plan;
@@ -26,7 +26,7 @@ mod runner;
 mod settings;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trainer;
 mod validation;
 

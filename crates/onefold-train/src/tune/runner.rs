@@ -1,6 +1,6 @@
 //! Micro-batches through the model: there and back, or forwards alone.
 
-use onefold_engine::cpu::loss::{Losses, TaskLoss};
+use onefold_engine::cpu::loss::{Losses, Objective, TaskLoss};
 
 use super::error::TuneError;
 use super::learner::Learner;
@@ -67,7 +67,7 @@ impl<'a> Runner<'a> {
         let passed = &rows.rows[at.rows.clone()];
         learner.select_head(at.head)?;
         learner.fill(tasks, passed, &vec![0.0; passed.len()])?;
-        learner.evaluate(parameters, losses)?;
+        learner.evaluate(parameters, Objective::CROSS_ENTROPY, losses)?;
         self.add(passed, sums, step)
     }
 

@@ -33,6 +33,19 @@ pub enum DataError {
         /// The first of them.
         first: Vec<RowError>,
     },
+    /// Labels where none are read.
+    #[error(
+        "task `{task}`: {path}: rows have a `{label}`, which is not read: classes are learnt from no label here; take it out, name \
+         the file under `test` to score with it, or say `labels_in_inputs: ignore`", path = path.display()
+    )]
+    UnreadLabel {
+        /// The task.
+        task: String,
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        label: String,
+    },
     /// The operating system refused.
     #[error("{path}: cannot read: {source}", path = path.display())]
     Io {

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::columns::{Columns, Meaning, Tags};
-use super::{Layout, Shape};
+use super::{Kind, Layout, Shape};
 use crate::data::error::DataError;
 use crate::data::source::Row;
 
@@ -53,6 +53,45 @@ impl Layout {
         let unused = row.values.keys().filter(|key| !layout.columns.uses(key));
         layout.unused = unused.cloned().collect();
         Ok(layout)
+    }
+}
+
+impl Layout {
+    /// The layout of rows like `row` whose classes are to be told: texts or images. A label is not read; whether there is one
+    /// shows in [`Layout::unused`].
+    pub fn without_label(row: &Row, columns: &Columns, kind: Kind) -> Result<Self, DataError> {
+        if let Some(missing) = columns_missing(row, columns) {
+            let remedy = format!("`columns` names the key `{missing}`, which it does not have");
+            return Err(no_shape(row, remedy));
+        }
+        let (shape, meaning) = match kind {
+            Kind::ImageClassify => (Shape::Image, Meaning::Image),
+            _ => (Shape::Classified, Meaning::Text),
+        };
+        let mut mapped = Columns::default();
+        for key in columns.all(meaning) {
+            mapped = mapped.with(meaning, key);
+        }
+        let found = match (mapped.is_empty(), meaning) {
+            (false, _) => Some(mapped),
+            (true, Meaning::Image) => image(row),
+            (true, _) => texts(row),
+        };
+        let remedy = match kind {
+            Kind::ImageClassify => "no image is named in it; say with `columns: {image: KEY}` where",
+            _ => "no text is found in it; say with `columns: {text: KEY}` where",
+        };
+        let columns = found.ok_or_else(|| no_shape(row, remedy.to_owned()))?;
+        let mut layout = Self::new(shape, columns, Tags::messages());
+        let unused = row.values.keys().filter(|key| !layout.columns.uses(key));
+        layout.unused = unused.cloned().collect();
+        Ok(layout)
+    }
+
+    /// The key of a label that is there and not read.
+    pub fn unread_label(&self) -> Option<&str> {
+        let is_label = |key: &&String| LABELS.contains(&key.as_str());
+        self.unused.iter().find(is_label).map(String::as_str)
     }
 }
 
@@ -146,14 +185,21 @@ fn two_keys(row: &Row) -> Option<Layout> {
 
 fn classified(row: &Row) -> Option<Layout> {
     let label = LABELS.into_iter().find(|key| has(row, key))?;
-    let columns = Columns::default();
-    if let Some(image) = IMAGES.into_iter().find(|key| has(row, key)) {
-        let columns = columns.with(Meaning::Image, image).with(Meaning::Label, label);
-        return Some(Layout::new(Shape::Image, columns, Tags::messages()));
-    }
+    let (shape, columns) = match image(row) {
+        Some(columns) => (Shape::Image, columns),
+        None => (Shape::Classified, texts(row)?),
+    };
+    Some(Layout::new(shape, columns.with(Meaning::Label, label), Tags::messages()))
+}
+
+fn image(row: &Row) -> Option<Columns> {
+    let key = IMAGES.into_iter().find(|key| has(row, key))?;
+    Some(Columns::default().with(Meaning::Image, key))
+}
+
+fn texts(row: &Row) -> Option<Columns> {
     let texts = TEXTS.iter().find(|keys| keys.iter().all(|key| has(row, key)))?;
-    let columns = texts.iter().fold(columns, |columns, key| columns.with(Meaning::Text, key));
-    Some(Layout::new(Shape::Classified, columns.with(Meaning::Label, label), Tags::messages()))
+    Some(texts.iter().fold(Columns::default(), |columns, key| columns.with(Meaning::Text, key)))
 }
 
 fn pair(row: &Row) -> Option<Layout> {

@@ -51,9 +51,12 @@ pub(super) fn key(layout: &Layout, meaning: Meaning) -> Result<&str, RowProblem>
     layout.columns.get(meaning).ok_or_else(missing)
 }
 
-/// The class of a row: a number or a name.
-pub(super) fn label(row: &Row, layout: &Layout) -> Result<Label, RowProblem> {
-    let key = key(layout, Meaning::Label)?;
+/// The class of a row: a number or a name; none if the layout has no label.
+pub(super) fn optional_label(row: &Row, layout: &Layout) -> Result<Option<Label>, RowProblem> {
+    layout.columns.get(Meaning::Label).map(|key| label(row, key)).transpose()
+}
+
+fn label(row: &Row, key: &str) -> Result<Label, RowProblem> {
     let value = required(row, key)?;
     let expected = "a class: a whole number or a name";
     match value {
@@ -63,12 +66,12 @@ pub(super) fn label(row: &Row, layout: &Layout) -> Result<Label, RowProblem> {
     }
 }
 
-/// One text or two with a class.
+/// One text or two, with a class if the layout has one.
 pub(super) fn classified(row: &Row, layout: &Layout) -> Result<Example, RowProblem> {
     let mut keys = layout.columns.all(Meaning::Text);
     let first = text(row, keys.next().unwrap_or("text"))?.to_owned();
     let second = keys.next().map(|key| text(row, key).map(str::to_owned)).transpose()?;
-    Ok(Example::Classified { texts: (first, second), label: label(row, layout)? })
+    Ok(Example::Classified { texts: (first, second), label: optional_label(row, layout)? })
 }
 
 /// A text to be learnt as a whole.

@@ -1,4 +1,4 @@
-//! Images with a class: paths beside the data, or the bytes themselves.
+//! Images, with a class or without: paths beside the data, or the bytes themselves.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use super::{Example, Layout, Picture, fields};
 use crate::data::error::RowProblem;
 use crate::data::source::Row;
 
-/// An image and its class. A path is relative to the file that names it; it has to be there.
+/// An image and its class, if the layout has one. A path is relative to the file that names it; it has to be there.
 pub(super) fn classified(mut row: Row, layout: &Layout) -> Result<Example, RowProblem> {
     let key = fields::key(layout, Meaning::Image)?.to_owned();
-    let label = fields::label(&row, layout)?;
+    let label = fields::optional_label(&row, layout)?;
     let inside = format!("{key}.bytes");
     let bytes = row.binary.iter().position(|(at, _)| *at == key || *at == inside);
     let picture = match bytes {

@@ -15,6 +15,8 @@
 //! | text | `text` | text |
 //! | classified text | `label` and `text`, `sentence`, `sentence1` and `sentence2`, … | one or two texts and a class |
 //! | classified image | `image`, `label` | an image and a class |
+//!
+//! Where classes are to be told and not learnt ([`Layout::without_label`]), rows need no label.
 
 mod chat;
 mod columns;
@@ -52,15 +54,15 @@ pub enum Example {
     Classified {
         /// The texts.
         texts: (String, Option<String>),
-        /// The class.
-        label: Label,
+        /// The class; none in an unlabelled row.
+        label: Option<Label>,
     },
     /// An image and its class.
     Image {
         /// The image.
         picture: Picture,
-        /// The class.
-        label: Label,
+        /// The class; none in an unlabelled row.
+        label: Option<Label>,
     },
 }
 

@@ -82,7 +82,7 @@ fn columns_come_before_detection() {
     assert_eq!(with(&[("text", "answer")]).unwrap(), Example::Text("a".to_owned()));
     let texts = ("q".to_owned(), Some("a".to_owned()));
     let pair = with(&[("text", "question"), ("text", "answer"), ("label", "label")]).unwrap();
-    assert_eq!(pair, Example::Classified { texts, label: Label::Id(1) });
+    assert_eq!(pair, Example::Classified { texts, label: Some(Label::Id(1)) });
     let error = with(&[("text", "body")]).unwrap_err().to_string();
     assert!(error.contains("`columns` names the key `body`, which it does not have"), "{error}");
     assert!(matches!(with(&[("prompt", "question")]), Err(DataError::NoShape { .. })));

@@ -1,6 +1,6 @@
 //! Folders of images, as the `datasets` library reads them.
 //!
-//! `<class>/<file>` gives rows `{"image": file, "label": class}`. A `metadata.jsonl` or `metadata.csv` with the key
+//! `<class>/<file>` gives rows `{"image": file, "label": class}`, a file at the top `{"image": file}`. A `metadata.jsonl` or `metadata.csv` with the key
 //! `file_name` gives its rows instead, under the key `image` in place of `file_name`; then folders name no classes.
 //! Before both there may be a directory per split. Files that are no images are left out; images of a format that cannot be
 //! read here are errors, as they would be missing otherwise.
@@ -48,11 +48,11 @@ fn splits(path: &Path) -> Result<Vec<(PathBuf, Part)>, DataError> {
     Ok(found)
 }
 
-/// Whether `path` holds images in folders, and no data files that would name them.
+/// Whether `path` holds images, and no data files that would name them.
 fn has_images(path: &Path) -> Result<bool, DataError> {
     let (mut images, mut data) = (false, false);
     walk(path, 0, &mut |file| {
-        images |= is_image(&file) && file.parent() != Some(path);
+        images |= is_image(&file);
         data |= ["jsonl", "ndjson", "json", "csv", "tsv", "parquet"].contains(&ending(&file).as_str());
     })?;
     Ok(images && !data)
@@ -81,18 +81,23 @@ pub(super) fn open(path: &Path) -> Result<Inner, DataError> {
     Ok(Box::new(rows))
 }
 
-/// The row of an image in the folder of its class.
+/// The row of an image, in the folder of its class or without one.
 fn classified(root: &Path, file: &Path) -> Result<Row, DataError> {
     let mut between = file.strip_prefix(root).into_iter().flat_map(Path::components);
-    let (class, rest) = (between.next(), between.count());
-    let Some(class) = class.filter(|_| rest == 1) else {
-        return Err(DataError::file(file, "expected <class>/<file> below the folder of images"));
+    let (first, rest) = (between.next(), between.count());
+    let text = |name: Option<&OsStr>| {
+        let name = name.and_then(OsStr::to_str).map(Value::from);
+        name.ok_or_else(|| DataError::file(file, "the path is not UTF-8; rename it"))
     };
-    let text = |name: Option<&OsStr>| name.and_then(OsStr::to_str).map(Value::from);
-    let (Some(image), Some(class)) = (text(file.file_name()), text(Some(class.as_os_str()))) else {
-        return Err(DataError::file(file, "the path is not UTF-8; rename it"));
-    };
-    let values = Map::from_iter([("image".to_owned(), image), ("label".to_owned(), class)]);
+    let mut values = Map::from_iter([("image".to_owned(), text(file.file_name())?)]);
+    match (first, rest) {
+        (Some(_), 0) => {}
+        (Some(class), 1) => drop(values.insert("label".to_owned(), text(Some(class.as_os_str()))?)),
+        _ => {
+            let expected = "expected <class>/<file>, or files alone, below the folder of images";
+            return Err(DataError::file(file, expected));
+        }
+    }
     Ok(Row::new(values, Place { path: Arc::from(file), number: 0, unit: Unit::Row }))
 }
 

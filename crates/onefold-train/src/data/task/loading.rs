@@ -11,7 +11,7 @@ use onefold_runtime::events::{Control, Event, Observer};
 use rayon::prelude::*;
 
 use super::prepare::{Prepared, check, prepare};
-use super::{Content, Counts, Task, TaskSettings, Validation};
+use super::{Content, Counts, Task, TaskSettings, Unlabelled, Validation};
 use crate::data::error::{DataError, RowError};
 use crate::data::labels::{Labels, Met};
 use crate::data::shape::{Kind, Layout, Picture};
@@ -111,9 +111,10 @@ impl<'a> Loading<'a> {
     /// How the rows of a file are read, from the first that can be.
     fn layout(&self, path: &Path, first: Option<&Row>) -> Result<Option<Layout>, DataError> {
         let Some(first) = first else { return Ok(None) };
-        let layout = match &self.settings.layout {
-            Some(layout) => layout.clone(),
-            None => Layout::detect(first, &self.settings.columns)?,
+        let layout = match (&self.settings.layout, self.settings.unlabelled) {
+            (Some(layout), _) => layout.clone(),
+            (None, Some(unlabelled)) => self.unlabelled(path, first, unlabelled)?,
+            (None, None) => Layout::detect(first, &self.settings.columns)?,
         };
         check(&layout, self.settings, self.encoder)?;
         let kind = layout.shape.kind();
@@ -126,6 +127,19 @@ impl<'a> Loading<'a> {
                 kind: kind.name(),
             }),
             None => Ok(Some(layout)),
+        }
+    }
+
+    /// The same of rows whose classes are to be told.
+    fn unlabelled(&self, path: &Path, first: &Row, expected: Unlabelled) -> Result<Layout, DataError> {
+        let layout = Layout::without_label(first, &self.settings.columns, expected.kind)?;
+        match layout.unread_label().filter(|_| !expected.may_have_labels) {
+            None => Ok(layout),
+            Some(label) => Err(DataError::UnreadLabel {
+                task: self.settings.name.clone(),
+                path: path.to_owned(),
+                label: label.to_owned(),
+            }),
         }
     }
 
@@ -159,7 +173,8 @@ impl<'a> Loading<'a> {
         self.counts.tokens_cut += encoded.cut;
         self.counts.merged += usize::from(encoded.merged);
         for tokens in &encoded.rows {
-            if label.is_none() && !tokens.learnt.iter().skip(1).any(|learnt| *learnt) {
+            let nothing = !tokens.learnt.iter().skip(1).any(|learnt| *learnt);
+            if nothing && label.is_none() && self.settings.unlabelled.is_none() {
                 self.counts.masked += 1;
                 continue;
             }

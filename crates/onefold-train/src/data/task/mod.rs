@@ -33,6 +33,8 @@ pub struct TaskSettings {
     pub layout: Option<Layout>,
     /// Classes in their order.
     pub labels: Option<Vec<String>>,
+    /// What is done with rows that need no label, as classes are told and not learnt. None: rows show it.
+    pub unlabelled: Option<Unlabelled>,
     /// At most this many training rows, drawn at random.
     pub samples: Option<usize>,
     /// How many rows may be bad.
@@ -41,6 +43,15 @@ pub struct TaskSettings {
     pub turns: Turns,
     /// For random choices.
     pub seed: u64,
+}
+
+/// Rows whose classes are to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unlabelled {
+    /// What is done with them: texts or images are classified.
+    pub kind: Kind,
+    /// Whether rows may have a label, which is not read.
+    pub may_have_labels: bool,
 }
 
 /// Where validation rows come from.
@@ -142,8 +153,8 @@ impl Task {
     pub fn push(&self, row: u32, task: u32, weight: f32, batch: &mut Batch) {
         let Some(tokens) = self.tokens(row) else { return };
         let ids = tokens.ids();
-        let targets = match self.label(row) {
-            Some(label) => vec![i32::try_from(label).unwrap_or(i32::MAX)], // beyond every head, which says so
+        let targets = match self.target(row) {
+            Some(label) => vec![label],
             None => next_tokens(ids, &tokens.learnt()),
         };
         let types: Vec<_> = tokens.types().iter().copied().map(u32::from).collect();
@@ -161,6 +172,16 @@ impl Task {
     /// The class of a row.
     pub fn label(&self, row: u32) -> Option<u32> {
         self.notes.label(row as usize)
+    }
+
+    /// The class to be learnt of a row, as batches take it; without a label class 0, which counts as a row with something to be
+    /// learnt. None if tokens are learnt.
+    pub fn target(&self, row: u32) -> Option<i32> {
+        match self.kind {
+            Kind::Generate => None,
+            // Beyond every head, which says so.
+            _ => Some(self.label(row).map_or(0, |label| i32::try_from(label).unwrap_or(i32::MAX))),
+        }
     }
 
     /// Where a row stands.

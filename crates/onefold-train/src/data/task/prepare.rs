@@ -67,8 +67,8 @@ pub(super) fn prepare(
     let encoded = encoder.map_or(Ok(Encoded::default()), |encoder| encoder.encode(&example));
     let encoded = encoded.map_err(wrong)?;
     let (label, picture) = match example {
-        Example::Classified { label, .. } => (Some(label), None),
-        Example::Image { label, picture } => (Some(label), Some(picture)),
+        Example::Classified { label, .. } => (label, None),
+        Example::Image { label, picture } => (label, Some(picture)),
         _ => (None, None),
     };
     Ok(Prepared { place, label, picture, encoded, turns })

@@ -75,7 +75,7 @@ fn texts_with_classes_keep_their_special_tokens() {
         ..Encoder::new(crate::text::tests::tokenizer("wordpiece"), None)
     };
     let texts = ("the quick brown fox".to_owned(), Some("the lazy dog jumps".to_owned()));
-    let example = Example::Classified { texts, label: Label::Id(0) };
+    let example = Example::Classified { texts, label: Some(Label::Id(0)) };
     let cut = wordpiece(8, TooLong::KeepStart).encode(&example).unwrap();
     assert_eq!(cut.rows[0].ids.len(), 8);
     assert!(cut.cut > 0);

@@ -7,13 +7,14 @@
 //! Weights begin normal with a deviation that is given (transformers: 0.02), biases with 0; a layer that the checkpoint
 //! has, such as bert's pooler, begins as it is there.
 
-use onefold_checkpoint::Dtype;
+use onefold_checkpoint::{Checkpoint, Dtype};
 use onefold_engine::Buffer;
 use onefold_runtime::Stream;
 
-use super::{Kept, Origin, Parameter, ParameterId, Parameters, Part, Value};
+use super::load::finite;
+use super::{Kept, Origin, Parameter, ParameterId, Parameters, ParametersError, Part, Value};
 use crate::config::{Head, ModelConfig};
-use crate::families::{Half, Role, TensorSpec, base_prefix, tensors};
+use crate::families::{Half, Role, TensorSpec, base_prefix, find, tensors};
 
 /// How the weights of a new head begin.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,7 +61,7 @@ pub enum HeadError {
 }
 
 /// Whether a tensor belongs to the head.
-pub(super) fn is_head(spec: &TensorSpec) -> bool {
+pub(crate) fn is_head(spec: &TensorSpec) -> bool {
     matches!(spec.role, Role::Pooler | Role::HeadDense | Role::HeadNorm | Role::Head)
 }
 
@@ -71,22 +72,43 @@ impl Parameters {
     /// # Errors
     /// If the task has a head, the head scores no classes, or the trunk is another.
     pub fn add_head(&mut self, task: u32, config: &ModelConfig, start: HeadStart) -> Result<(), HeadError> {
-        if self.heads.contains_key(&task) {
-            return Err(HeadError::Twice { task });
-        }
-        if !matches!(config.common().head, Head::Classes(_) | Head::Tokens(_)) {
-            return Err(HeadError::NoClasses { task });
-        }
+        self.check_new(task, config)?;
         let (head, trunk): (Vec<_>, Vec<_>) = tensors(config).into_iter().partition(is_head);
         self.check_trunk(task, &trunk)?;
         let dtype = self.dtype();
         for spec in head {
             let value = Value::Trainable(self.begin(task, &spec, start));
-            let spec = TensorSpec { half: Half::Task(task), ..spec };
-            let (name, shape) = (format!("heads.{task}.{}", spec.name), spec.shape.clone());
-            let place = (spec.half, spec.layer, spec.role, spec.part);
-            self.places.insert(place, ParameterId(self.entries.len()));
-            self.entries.push(Parameter { name, shape, origin: Origin::Head { spec, dtype }, value });
+            self.put_head(task, spec, dtype, value);
+        }
+        self.heads.insert(task, config.clone());
+        Ok(())
+    }
+
+    /// Adds the head of a task as it stands in the checkpoint of a model of that task, frozen; before the model is built from
+    /// these parameters. `config` is that of the checkpoint.
+    ///
+    /// # Errors
+    /// If the task has a head, the head scores no classes, the trunk is another, or the head's tensors are missing, misshapen
+    /// or not finite.
+    pub fn take_head(
+        &mut self,
+        task: u32,
+        config: &ModelConfig,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), ParametersError> {
+        self.check_new(task, config)?;
+        let (head, trunk): (Vec<_>, Vec<_>) = tensors(config).into_iter().partition(is_head);
+        self.check_trunk(task, &trunk)?;
+        let stored = find(config, checkpoint.tensors(), checkpoint.dir())?;
+        let name =
+            |spec: &TensorSpec| stored.tensors.iter().find(|(found, _)| found == spec).map(|(_, name)| name);
+        for spec in head {
+            let tensor = &checkpoint.tensors()[name(&spec).expect("all that is looked for is found")];
+            let values = finite(tensor).map_err(|at| ParametersError::NonFinite {
+                dir: checkpoint.dir().to_owned(),
+                tensors: vec![format!("`{}` (element {at})", spec.name)],
+            })?;
+            self.put_head(task, spec, tensor.dtype, Value::Frozen(values));
         }
         self.heads.insert(task, config.clone());
         Ok(())
@@ -95,6 +117,24 @@ impl Parameters {
     /// The tasks whose heads were added, each with the configuration of its model.
     pub fn heads(&self) -> impl Iterator<Item = (u32, &ModelConfig)> {
         self.heads.iter().map(|(task, config)| (*task, config))
+    }
+
+    fn check_new(&self, task: u32, config: &ModelConfig) -> Result<(), HeadError> {
+        if self.heads.contains_key(&task) {
+            return Err(HeadError::Twice { task });
+        }
+        match config.common().head {
+            Head::Classes(_) | Head::Tokens(_) => Ok(()),
+            Head::None | Head::Language => Err(HeadError::NoClasses { task }),
+        }
+    }
+
+    fn put_head(&mut self, task: u32, spec: TensorSpec, dtype: Dtype, value: Value) {
+        let spec = TensorSpec { half: Half::Task(task), ..spec };
+        let (name, shape) = (format!("heads.{task}.{}", spec.name), spec.shape.clone());
+        let place = (spec.half, spec.layer, spec.role, spec.part);
+        self.places.insert(place, ParameterId(self.entries.len()));
+        self.entries.push(Parameter { name, shape, origin: Origin::Head { spec, dtype }, value });
     }
 
     fn check_trunk(&self, task: u32, trunk: &[TensorSpec]) -> Result<(), HeadError> {

@@ -7,6 +7,7 @@ use onefold_checkpoint::{Checkpoint, CheckpointError, Dtype, Tensor};
 use onefold_engine::{Buffer, Half as HalfWeight, HalfBits, HalfDtype};
 use rayon::prelude::*;
 
+use super::heads::HeadError;
 use super::{Kept, Origin, Parameter, ParameterId, Parameters, Part, Value};
 use crate::config::{ConfigError, ModelConfig};
 use crate::families::{FamilyError, Role, TensorSpec, find, tied};
@@ -24,6 +25,9 @@ pub enum ParametersError {
     /// Tensors are missing or misshapen.
     #[error(transparent)]
     Family(#[from] FamilyError),
+    /// A head of a task cannot be added.
+    #[error(transparent)]
+    Head(#[from] HeadError),
     /// Tensors of a type that has no arithmetic.
     #[error(
         "{dir}: the model computes with {tensors}, which are not stored as floating-point numbers; convert the checkpoint \

@@ -24,6 +24,7 @@ use crate::families::{Half, Role, TensorSpec};
 pub(super) use adapt::Adapter;
 pub use adapt::{AdaptError, AdapterSettings};
 pub use directory::{Destination, save_buffers, save_checkpoint};
+pub(crate) use heads::is_head;
 pub use heads::{HeadError, HeadStart};
 pub use load::ParametersError;
 pub(crate) use load::finite;

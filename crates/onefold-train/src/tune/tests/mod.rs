@@ -73,7 +73,7 @@ fn word(i: u32) -> String {
     format!("w{i}")
 }
 
-fn tokenizer(dir: &Path) -> Tokenizer {
+pub(crate) fn tokenizer(dir: &Path) -> Tokenizer {
     let special = ["<unk>", "<s>", "</s>", "<pad>"].map(str::to_owned);
     let words: Vec<String> = special.iter().cloned().chain((0..50).map(word)).collect();
     let vocabulary: Map<String, Value> =
@@ -105,7 +105,7 @@ fn draws(name: &str, count: usize) -> Vec<u32> {
 }
 
 /// Prompts with answers, of different lengths; tasks differ in how words follow one another.
-fn pairs(name: &str, rows: usize) -> String {
+pub(crate) fn pairs(name: &str, rows: usize) -> String {
     let bits = draws(name, 8 * rows);
     let row = |bits: &[u32]| {
         let (first, step) = (bits[0] % 50, 1 + name.len() as u32 % 5);
@@ -120,7 +120,7 @@ fn pairs(name: &str, rows: usize) -> String {
 }
 
 /// Words with the class of the first.
-fn classified(name: &str, rows: usize, classes: u32) -> String {
+pub(crate) fn classified(name: &str, rows: usize, classes: u32) -> String {
     let bits = draws(name, 8 * rows);
     let row = |bits: &[u32]| {
         let words: Vec<_> = bits[..2 + bits[7] as usize % 4].iter().map(|bit| word(bit % 50)).collect();

@@ -1,0 +1,343 @@
+//! From a base and experts to a model whose weights are a function of coefficients.
+//!
+//! Tensors are matched by what they do in their family, so a base that lacks the prefix of its experts' names is no obstacle.
+//! The merged model is in memory, in f32; the experts stay in their mapped files and are read block by block, as often as
+//! coefficients have moved. Heads that score classes are not merged: each task has its expert's, frozen.
+
+use std::collections::BTreeMap;
+
+use onefold_checkpoint::names::{Name, natural_order};
+use onefold_checkpoint::output::OutputTensor;
+use onefold_checkpoint::{Checkpoint, Dtype, Tensor};
+use onefold_merge::kernels::reduce;
+use onefold_merge::methods::adamerging::{ADAMERGING, ADAMERGING_PLUS, Vectors};
+use onefold_merge::methods::metagpt;
+use onefold_merge::scan::{Operand, Scan, ScanOptions};
+use onefold_merge::stream::{self, Merge, Planned, Work};
+use onefold_merge::task::{Task as MergeTask, Values};
+use onefold_runtime::events::Observer;
+use onefold_runtime::params::Value;
+
+use super::error::AdaptError;
+use super::settings::{Granularity, Start};
+use crate::config::{Head, ModelConfig, Problem};
+use crate::data::shape::Kind;
+use crate::families::{Half, Role, TensorSpec, find};
+use crate::model::{ParameterId, Parameters, Part, is_head};
+
+/// A model whose task vector is merged.
+#[derive(Debug, Clone, Copy)]
+pub struct Expert<'a> {
+    /// What the recipe calls it.
+    pub name: &'a str,
+    /// Its tensors.
+    pub checkpoint: &'a Checkpoint,
+}
+
+/// What an expert can tell of inputs: what is done with them, and the names of its classes.
+///
+/// # Errors
+/// If its `config.json` cannot be read, or it has neither classes nor words to tell.
+pub fn tells(expert: &Expert<'_>) -> Result<(Kind, Vec<String>), AdaptError> {
+    let config = ModelConfig::open(expert.checkpoint.dir())?;
+    let common = config.common();
+    match (common.head, &config) {
+        (Head::Classes(1), _) => {
+            Err(AdaptError::expert(expert.name, "its head gives one score, a number; entropy needs classes"))
+        }
+        (Head::Classes(classes), _) => {
+            let numbered = || (0..classes).map(|class| class.to_string()).collect();
+            let names = if common.labels.is_empty() { numbered() } else { common.labels.clone() };
+            let is_vision = matches!(config, ModelConfig::Vision(_));
+            Ok((if is_vision { Kind::ImageClassify } else { Kind::Classify }, names))
+        }
+        (Head::Language, ModelConfig::Decoder(_)) => Ok((Kind::Generate, Vec::new())),
+        _ => Err(AdaptError::expert(
+            expert.name,
+            format!(
+                "a model of type `{}` without a head that scores classes or the next token (`architectures` in its \
+                 config.json) tells nothing",
+                common.model_type
+            ),
+        )),
+    }
+}
+
+/// Which vectors coefficients multiply.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Method {
+    /// Task vectors.
+    AdaMerging,
+    /// Task vectors trimmed to this share of their elements, as far as signs agree.
+    Plus {
+        /// The share.
+        density: f64,
+    },
+}
+
+/// The model, and how its weights follow from coefficients.
+#[derive(Debug)]
+pub struct Blend {
+    /// The merged model, with the heads of tasks.
+    pub parameters: Parameters,
+    /// For each task whose head it has; none: the model's own.
+    pub heads: Vec<Option<u32>>,
+    tensors: Vec<Blended>,
+    /// Of each group of tensors its label: `*`, a layer or a tensor.
+    groups: Vec<String>,
+    experts: usize,
+}
+
+/// A tensor that follows from coefficients.
+#[derive(Debug)]
+struct Blended {
+    id: ParameterId,
+    scan: Scan,
+    vectors: Vectors,
+    group: usize,
+}
+
+/// Where in a model a tensor stands.
+type Place = (Half, Option<usize>, Role, Part);
+
+impl Blend {
+    /// Matches `base` and `experts`; the merged model is still the base. `of_tasks` says for each task which expert tells its
+    /// classes, or none if the model's own words do.
+    ///
+    /// # Errors
+    /// If a model cannot be read or is of another architecture, or a head is missing.
+    pub fn open(
+        base: &Checkpoint,
+        experts: &[Expert<'_>],
+        of_tasks: &[Option<usize>],
+        method: Method,
+        granularity: Granularity,
+        observer: &dyn Observer,
+    ) -> Result<Self, AdaptError> {
+        let config = ModelConfig::open(base.dir())?;
+        let config = match config.common().head {
+            // Words are those of the merged model itself.
+            Head::Language if of_tasks.iter().any(Option::is_none) => config,
+            _ => config.with_head(Head::None, Vec::new(), Problem::SingleLabel),
+        };
+        let mut parameters = Parameters::load(&config, base, |_| true)?;
+        let names = experts.iter().map(|expert| trunk(expert, &parameters)).collect::<Result<Vec<_>, _>>()?;
+        let planned = planned(&parameters, experts, &names, method)?;
+        let (tensors, groups) = blended(planned, granularity, observer)?;
+        let mut heads = Vec::with_capacity(of_tasks.len());
+        for (task, expert) in (0..).zip(of_tasks) {
+            if let Some(expert) = expert {
+                let of = experts[*expert];
+                parameters.take_head(task, &ModelConfig::open(of.checkpoint.dir())?, of.checkpoint)?;
+            }
+            heads.push(expert.map(|_| task));
+        }
+        Ok(Self { parameters, heads, tensors, groups, experts: experts.len() })
+    }
+
+    /// Labels of the groups of tensors that share coefficients.
+    pub fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    /// Number of experts.
+    pub fn experts(&self) -> usize {
+        self.experts
+    }
+
+    /// Coefficients `[group][expert]` to begin with.
+    ///
+    /// # Errors
+    /// If there is not one for each expert, or an expert cannot be read.
+    pub fn start(&self, start: &Start) -> Result<Vec<Vec<f64>>, AdaptError> {
+        let k = self.experts;
+        let one = match start {
+            Start::Value(value) => vec![*value; k],
+            Start::Uniform => vec![1.0 / k as f64; k],
+            Start::Each(values) if values.len() == k => values.clone(),
+            Start::Each(values) => {
+                let message = format!("{} values for {k} models", values.len());
+                return Err(AdaptError::setting("init", message));
+            }
+            Start::MetaGpt => metagpt::coefficients(&self.squared_norms()?, &vec![1.0; k]),
+        };
+        Ok(vec![one; self.groups.len()])
+    }
+
+    /// ‖τ_k‖² over all tensors.
+    fn squared_norms(&self) -> Result<Vec<f64>, AdaptError> {
+        let mut sums = vec![0.0; self.experts];
+        for tensor in &self.tensors {
+            let square = |view: &onefold_merge::scan::View<'_>| {
+                view.vectors.iter().map(|v| reduce::dot(v, v)).collect::<Vec<_>>()
+            };
+            let parts = tensor.scan.map_strips(square)?;
+            let norms = reduce::sum_in_order(parts, self.experts);
+            sums.iter_mut().zip(norms).for_each(|(sum, norm)| *sum += norm);
+        }
+        Ok(sums)
+    }
+
+    /// Sets the weights of the merged model: θ₀ + Σₖ λₖ vₖ with `lambda[group][expert]`.
+    ///
+    /// # Errors
+    /// If an input is not finite.
+    pub fn set(&mut self, lambda: &[Vec<f64>]) -> Result<(), AdaptError> {
+        for Blended { id, scan, vectors, group } in &self.tensors {
+            let value = self.parameters.value_mut(*id).expect("what is merged is not frozen");
+            vectors.merge(scan, &lambda[*group], value.as_mut_slice())?;
+        }
+        Ok(())
+    }
+
+    /// Sets the weights to those of one expert.
+    ///
+    /// # Errors
+    /// As [`Blend::set`].
+    pub fn set_expert(&mut self, expert: usize) -> Result<(), AdaptError> {
+        for Blended { id, scan, .. } in &self.tensors {
+            let value = self.parameters.value_mut(*id).expect("what is merged is not frozen");
+            scan.operands[expert].tensor.read(0, value.as_mut_slice());
+        }
+        Ok(())
+    }
+
+    /// Adds ⟨gradient, vₖ⟩ of a tensor to `sums[group][expert]`; nothing for what is not merged.
+    pub(super) fn add_products(
+        &self,
+        id: ParameterId,
+        gradient: &[f32],
+        sums: &mut [Vec<f64>],
+    ) -> Result<(), AdaptError> {
+        // As many tensors as parameters, but for frozen heads behind them.
+        let Ok(at) = self.tensors.binary_search_by_key(&id, |tensor| tensor.id) else { return Ok(()) };
+        let Blended { scan, vectors, group, .. } = &self.tensors[at];
+        let products = vectors.products(scan, gradient)?;
+        sums[*group].iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
+        Ok(())
+    }
+
+    /// Sums of products before any was added.
+    pub(super) fn no_products(&self) -> Vec<Vec<f64>> {
+        vec![vec![0.0; self.experts]; self.groups.len()]
+    }
+
+    /// Bytes of the experts' files that are read again in every step.
+    pub fn expert_bytes(&self) -> u64 {
+        let of = |tensor: &Blended| tensor.scan.operands.iter().map(|o| o.tensor.bytes() as u64).sum::<u64>();
+        self.tensors.iter().map(of).sum()
+    }
+}
+
+fn place(spec: &TensorSpec) -> Place {
+    (spec.half, spec.layer, spec.role, spec.part)
+}
+
+/// The tensors of an expert by what they do; those of the merged model have to be among them, and no others but a head.
+fn trunk(expert: &Expert<'_>, base: &Parameters) -> Result<BTreeMap<Place, Tensor>, AdaptError> {
+    let checkpoint = expert.checkpoint;
+    let config = ModelConfig::open(checkpoint.dir())?;
+    let (theirs, ours) = (&config.common().model_type, &base.config().common().model_type);
+    if theirs != ours {
+        return Err(AdaptError::expert(
+            expert.name,
+            format!(
+                "it is a model of type `{theirs}`, the base is `{ours}`; all have to be fine-tuned from one base"
+            ),
+        ));
+    }
+    let found = find(&config, checkpoint.tensors(), checkpoint.dir())?;
+    let merged: BTreeMap<Place, &TensorSpec> =
+        base.iter().filter_map(|(_, parameter)| parameter.spec()).map(|spec| (place(spec), spec)).collect();
+    let mut tensors = BTreeMap::new();
+    for (spec, name) in found.tensors {
+        match merged.get(&place(&spec)) {
+            Some(of_base) if of_base.shape == spec.shape => {
+                tensors.insert(place(&spec), checkpoint.tensors()[&name].clone());
+            }
+            Some(of_base) => {
+                let message =
+                    format!("`{name}` has shape {:?}, that of the base {:?}", spec.shape, of_base.shape);
+                return Err(AdaptError::expert(expert.name, message));
+            }
+            None if is_head(&spec) => {}
+            None => {
+                let message = format!("`{name}` is no tensor of the base: they have different architectures");
+                return Err(AdaptError::expert(expert.name, message));
+            }
+        }
+    }
+    match merged.iter().find(|(place, _)| !tensors.contains_key(place)) {
+        None => Ok(tensors),
+        Some((_, spec)) => {
+            Err(AdaptError::expert(expert.name, format!("`{}` of the base is missing in it", spec.name)))
+        }
+    }
+}
+
+/// The merge of each tensor, in the order in which `onefold merge` ranks them.
+fn planned(
+    parameters: &Parameters,
+    experts: &[Expert<'_>],
+    names: &[BTreeMap<Place, Tensor>],
+    method: Method,
+) -> Result<Vec<(ParameterId, Planned)>, AdaptError> {
+    let (rule, density) = match method {
+        Method::AdaMerging => (&ADAMERGING, None),
+        Method::Plus { density } => (&ADAMERGING_PLUS, Some(density)),
+    };
+    let mut values = Values::from([("weight", Value::Number(0.0))]);
+    values.extend(density.map(|density| ("density", Value::Number(density))));
+    let mut planned = Vec::new();
+    for (id, parameter) in parameters.iter() {
+        let crate::model::Origin::Stored { spec, tensor } = &parameter.origin else { continue };
+        let operand = |(expert, tensors): (&Expert<'_>, &BTreeMap<Place, Tensor>)| Operand {
+            model: expert.name.to_owned(),
+            tensor: tensors[&place(spec)].clone(),
+        };
+        let scan = Scan {
+            name: spec.name.clone(),
+            shape: tensor.shape.clone(),
+            origin: Some(Operand { model: "the base".to_owned(), tensor: tensor.clone() }),
+            operands: experts.iter().zip(names).map(operand).collect(),
+            options: ScanOptions::default(),
+        };
+        let models = vec![values.clone(); experts.len()];
+        let task = MergeTask { scan, global: Values::new(), models, seed: 0 };
+        let merge = Merge::new(rule, task).map_err(|message| AdaptError::setting("density", message))?;
+        let (name, shape) = (spec.name.clone(), tensor.shape.clone());
+        let output = OutputTensor { name, dtype: Dtype::F32, shape };
+        let layer = Name::parse(&spec.name).layer_label();
+        planned.push((id, Planned { output, work: Work::Merge(merge), layer, repeats: false }));
+    }
+    planned.sort_by(|(_, a), (_, b)| natural_order(&a.output.name, &b.output.name));
+    Ok(planned)
+}
+
+/// Vectors and groups of tensors.
+fn blended(
+    planned: Vec<(ParameterId, Planned)>,
+    granularity: Granularity,
+    observer: &dyn Observer,
+) -> Result<(Vec<Blended>, Vec<String>), AdaptError> {
+    let (ids, planned): (Vec<_>, Vec<_>) = planned.into_iter().unzip();
+    let surveys = stream::survey(&planned, observer)?;
+    let (mut groups, mut known) = (Vec::new(), BTreeMap::new());
+    let mut tensors = Vec::new();
+    for ((id, planned), survey) in ids.into_iter().zip(planned).zip(&surveys) {
+        let label = match granularity {
+            Granularity::Model => "*".to_owned(),
+            Granularity::Block => planned.layer,
+            Granularity::Tensor => planned.output.name,
+        };
+        let group = *known.entry(label).or_insert_with_key(|label| {
+            groups.push(label.clone());
+            groups.len() - 1
+        });
+        let Work::Merge(merge) = planned.work else { continue };
+        let vectors = merge.rule.vectors(&merge.scan, survey)?.expect("AdaMerging has vectors");
+        tensors.push(Blended { id, scan: merge.scan, vectors, group });
+    }
+    tensors.sort_by_key(|tensor| tensor.id);
+    Ok((tensors, groups))
+}
