@@ -25,6 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "merge"))
 
+import curves  # noqa: E402
 import measure  # noqa: E402
 from table import table  # noqa: E402
 
@@ -96,6 +97,9 @@ def main():
             for kind in args.balancers:
                 runs[kind].append(once(SUITES[name], kind, seed, args))
         text.append(report(SUITES[name], runs, args))
+        drawn = args.results.with_name(f"{name}.svg")
+        drawn.parent.mkdir(parents=True, exist_ok=True)
+        drawn.write_text(curves.svg(runs, list(runs[args.balancers[0]][0].curves)))
         figures[name] = {kind: [run.__dict__ for run in of] for kind, of in runs.items()}
     args.results.parent.mkdir(parents=True, exist_ok=True)
     args.results.write_text(json.dumps(figures, indent=1) + "\n")

@@ -29,6 +29,9 @@ pub struct Cli {
 pub enum Verb {
     /// Merge checkpoints by a recipe (mergekit's YAML, and more)
     Merge(MergeArgs),
+    /// Learn the coefficients of a merge from inputs without labels (AdaMerging)
+    #[cfg(feature = "train")]
+    Adapt(AdaptArgs),
     /// Train one model on several tasks together, with balanced losses
     #[cfg(feature = "train")]
     Tune(TuneArgs),
@@ -100,6 +103,35 @@ pub struct MergeArgs {
     /// Where merges with a `name` are kept that feed others [default: OUT.merges]
     #[arg(long, value_name = "DIR")]
     pub intermediate: Option<PathBuf>,
+}
+
+/// Arguments of `onefold adapt`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub struct AdaptArgs {
+    /// The recipe (YAML)
+    pub recipe: PathBuf,
+    /// Directory of the merged model; learning itself is in OUT.run until it is over
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Change the recipe: `--set optimizer.lr=0.01`, `--set granularity=model`
+    #[arg(long = "set", value_name = "KEY.PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Unknown and ineffective keys of the recipe are warnings
+    #[arg(long)]
+    pub lenient: bool,
+    /// Look at recipe, models and data, print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace an existing output, and an interrupted run of another recipe or other data
+    #[arg(long)]
+    pub force: bool,
+    /// Learn from the inputs of the tests themselves, as the paper does
+    #[arg(long)]
+    pub transductive: bool,
+    /// Largest weight file, in bytes of data
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub max_shard_size: u64,
 }
 
 /// Arguments of `onefold tune`.

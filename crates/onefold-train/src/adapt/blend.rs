@@ -63,6 +63,17 @@ pub fn tells(expert: &Expert<'_>) -> Result<(Kind, Vec<String>), AdaptError> {
     }
 }
 
+/// Names of the modules of the head of the model in `dir`, as its family has them; empty if there is none.
+pub fn head_tensors(dir: &std::path::Path) -> Vec<String> {
+    let Ok(config) = ModelConfig::open(dir) else { return Vec::new() };
+    let heads = crate::families::tensors(&config).into_iter().filter(is_head);
+    let mut names: Vec<String> = heads
+        .map(|spec| spec.name.rsplit_once('.').map_or(spec.name.clone(), |(module, _)| module.to_owned()))
+        .collect();
+    names.dedup();
+    names
+}
+
 /// Which vectors coefficients multiply.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Method {

@@ -17,6 +17,7 @@ mod blend;
 mod coefficients;
 mod error;
 mod log;
+mod memory;
 mod score;
 mod settings;
 mod state;
@@ -29,9 +30,10 @@ use std::path::Path;
 use onefold_checkpoint::output::RunDir;
 use onefold_runtime::events::{Control, Event, Observer};
 
-pub use blend::{Blend, Expert, Method, tells};
+pub use blend::{Blend, Expert, Method, head_tensors, tells};
 pub use error::AdaptError;
 pub use log::METRICS;
+pub use memory::{Memory, memory};
 pub use score::{Predictions, Score};
 pub use settings::{Adam, Aim, Clamp, Granularity, Patience, Settings, Start};
 
@@ -84,7 +86,7 @@ pub struct Adapted {
 /// # Errors
 /// If something cannot be read, run or written. If the observer asks to stop, the state is saved first.
 pub fn run(job: Job<'_>) -> Result<Adapted, AdaptError> {
-    check(&job)?;
+    check(job.settings, job.inputs)?;
     let mut session = Session::open(job)?;
     session.begin()?;
     while session.state.ended.is_none() && session.state.step < session.settings.steps {
@@ -94,10 +96,12 @@ pub fn run(job: Job<'_>) -> Result<Adapted, AdaptError> {
 }
 
 /// Judges what can be known before anything runs.
-fn check(job: &Job<'_>) -> Result<(), AdaptError> {
-    let settings = job.settings;
+///
+/// # Errors
+/// If a task has fewer inputs than a step takes, or none, or there is not one weight for each.
+pub fn check(settings: &Settings, inputs: &[Task]) -> Result<(), AdaptError> {
     let wanted = settings.batch * settings.batches;
-    for task in job.inputs {
+    for task in inputs {
         let rows = task.train.len();
         if rows == 0 {
             return Err(AdaptError::task(&task.name, "it has no inputs"));
@@ -110,8 +114,8 @@ fn check(job: &Job<'_>) -> Result<(), AdaptError> {
             return Err(AdaptError::task(&task.name, message));
         }
     }
-    if settings.weights.len() != job.inputs.len() {
-        let message = format!("{} weights for {} tasks", settings.weights.len(), job.inputs.len());
+    if settings.weights.len() != inputs.len() {
+        let message = format!("{} weights for {} tasks", settings.weights.len(), inputs.len());
         return Err(AdaptError::setting("tasks", message));
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! Of tokens: the mean loss of the next token, how many are right, and the mean entropy.
 
 use onefold_engine::cpu::loss::{Losses, Objective};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::AdaptError;
 use crate::data::Task;
@@ -31,14 +31,14 @@ pub struct Score {
 }
 
 /// Predictions of classes together.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Predictions {
     /// Entropy of the mean prediction, over its greatest value ln C: 1 if all classes are told alike, 0 if one alone is.
     pub spread: f64,
     /// How often each class is told.
     pub counts: Vec<u64>,
     /// How often each class is right; empty without labels.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expected: Vec<u64>,
 }
 

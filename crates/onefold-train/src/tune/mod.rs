@@ -20,7 +20,7 @@ mod log;
 pub(crate) mod micro;
 mod model;
 mod output;
-mod plan;
+pub(crate) mod plan;
 mod progress;
 mod runner;
 mod settings;

@@ -272,7 +272,7 @@ fn largest(
     largest
 }
 
-fn data_bytes(task: &Task) -> u64 {
+pub(crate) fn data_bytes(task: &Task) -> u64 {
     match &task.content {
         Content::Tokens(store) => store.bytes() as u64,
         Content::Images(pictures) => (pictures.len() * size_of::<crate::data::shape::Picture>()) as u64,

@@ -181,6 +181,8 @@ fn compare(base: Option<&ModelRef>, models: &[ModelRef], library: &Library) -> R
         method: Located::new(METAGPT.name.to_owned(), Place::START),
         base_model: base.cloned(),
         layout: Layout::Models(models.iter().map(source).collect()),
+        coefficients: None,
+        head: None,
         parameters: Parameters::default(),
         dtype: None,
         out_dtype: None,

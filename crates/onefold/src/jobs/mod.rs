@@ -1,6 +1,12 @@
 //! The jobs: one file each, read from top to bottom.
 
+#[cfg(feature = "train")]
+pub mod adapt;
+#[cfg(feature = "train")]
+mod data;
 mod fingerprint;
+#[cfg(feature = "train")]
+mod identity;
 pub mod inspect;
 pub mod merge;
 pub mod methods;

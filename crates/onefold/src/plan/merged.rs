@@ -3,7 +3,7 @@
 use onefold_checkpoint::output::OutputTensor;
 use onefold_checkpoint::tensor::Cropped;
 use onefold_checkpoint::{Dtype, Tensor};
-use onefold_merge::params::Level;
+use onefold_merge::params::{Level, Value};
 use onefold_merge::scan::Operand;
 use onefold_merge::stream::{Merge, Planned, Work};
 use onefold_merge::task::{Task, Values};
@@ -40,7 +40,11 @@ impl<'r> Planner<'r> {
         }
         let models: Option<Vec<Values>> = operands
             .iter()
-            .map(|(p, n, _)| self.values(wanted, Some(p.parameters), n, Level::Model, found))
+            .map(|(p, n, _)| {
+                let mut values = self.values(wanted, Some(p.parameters), n, Level::Model, found)?;
+                values.extend(self.coefficient(wanted, p).map(|c| ("weight", Value::Number(c))));
+                Some(values)
+            })
             .collect();
         let global = self.values(wanted, None, &wanted.output, Level::Global, found)?;
         let name = |model: usize| self.models[model].mask_name.clone();
@@ -62,6 +66,24 @@ impl<'r> Planner<'r> {
                 None
             }
         }
+    }
+
+    /// The coefficient of a model for a tensor, if a file gives them.
+    fn coefficient(&self, wanted: &Wanted<'r, '_>, part: &Part<'r>) -> Option<f64> {
+        let of_tensor = self.recipe.coefficients.as_ref()?.read.as_ref()?.of(&wanted.output)?;
+        let position = wanted.slice.operands.iter().position(|other| other.model == part.model)?;
+        of_tensor.get(position).copied()
+    }
+
+    /// Why a tensor is not merged but taken from one model as it is, if it is.
+    pub(super) fn taken(&self, wanted: &Wanted<'r, '_>) -> Option<(usize, &'static str)> {
+        let name = &wanted.output;
+        if self.recipe.head.as_ref().is_some_and(|head| head.has(name)) {
+            return Some((self.donor, "part of the head"));
+        }
+        let read = self.recipe.coefficients.as_ref()?.read.as_ref()?;
+        let base = wanted.slice.origin?.model;
+        read.of(name).is_none().then_some((base, "without a coefficient"))
     }
 
     /// Brings all inputs of a tensor to one shape.

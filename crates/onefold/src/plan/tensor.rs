@@ -15,6 +15,9 @@ use super::{Found, Planner};
 impl<'r> Planner<'r> {
     pub(super) fn tensor(&self, wanted: &Wanted<'r, '_>, found: &mut Found) -> Option<Planned> {
         let slice = wanted.slice;
+        if let Some((model, why)) = self.taken(wanted) {
+            return self.take(wanted, model, why, found);
+        }
         let origin = slice.origin.and_then(|p| Some((p, self.input(p, wanted.origin.as_deref()?, found)?)));
         let operands: Vec<(Part<'r>, &String, Option<Tensor>)> = slice
             .operands
@@ -45,6 +48,18 @@ impl<'r> Planner<'r> {
         let present: Vec<(Part<'r>, &String, Tensor)> =
             operands.into_iter().filter_map(|(p, n, t)| Some((p, n, t?))).collect();
         self.merge(wanted, origin.map(|(_, t)| t), present, found)
+    }
+
+    /// A tensor of one model, as it is.
+    fn take(&self, wanted: &Wanted<'r, '_>, model: usize, why: &str, found: &mut Found) -> Option<Planned> {
+        match self.names[model].get(&wanted.output).cloned() {
+            Some(tensor) => self.copy(wanted, tensor, &[], why, found),
+            None => {
+                let label = &self.models[model].label;
+                found.problem(&wanted.output, format!("{why}, and missing in {label}"));
+                None
+            }
+        }
     }
 
     /// The models that lack a tensor, as words.

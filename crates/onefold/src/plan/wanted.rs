@@ -121,6 +121,10 @@ impl<'r> Planner<'r> {
 
     /// Names that any model of the slice has, within the section.
     fn names_in(&self, section: &Section<'_>, slice: &Slice<'_>) -> BTreeSet<String> {
+        if self.recipe.head.is_some() {
+            // The model of the head says which tensors there are: the base and the others have none or other heads.
+            return self.names[self.donor].keys().cloned().collect();
+        }
         let parts = slice.operands.iter().chain(&slice.origin);
         let all = parts.flat_map(|p| self.names[p.model].keys());
         all.filter(|n| section.module.is_none_or(|m| in_module(m, n))).cloned().collect()

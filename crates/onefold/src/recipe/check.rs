@@ -31,6 +31,7 @@ pub fn check_method(recipe: &Recipe, methods: &[&str], problems: &mut Problems) 
 /// tensors there are is known when the merge is planned.
 pub fn check_parameters(recipe: &Recipe, params: &[Param], problems: &mut Problems) {
     let check = Check { recipe, params };
+    check.whole_models(problems);
     check.level(&recipe.parameters, "parameters", Level::Global, problems);
     match &recipe.layout {
         Layout::Models(models) => check.models(models, &[&recipe.parameters], problems),
@@ -55,6 +56,26 @@ struct Check<'r> {
 }
 
 impl Check<'_> {
+    /// What goes with whole models alone, or with weights.
+    fn whole_models(&self, problems: &mut Problems) {
+        let whole = matches!(self.recipe.layout, Layout::Models(_));
+        if let Some(given) = &self.recipe.coefficients {
+            let place = given.path.place;
+            if !self.params.iter().any(|param| param.name == "weight" && param.level == Level::Model) {
+                let message = format!("`{}` takes no weights of models", self.method());
+                problems.error(place, "coefficients", message, None);
+            }
+            if !whole {
+                let message = "coefficients are of whole models (`models`)".to_owned();
+                problems.error(place, "coefficients", message, None);
+            }
+        }
+        if self.recipe.head.is_some() && !whole {
+            let place = self.recipe.method.place;
+            problems.error(place, "head", "a head is put on whole models (`models`)".to_owned(), None);
+        }
+    }
+
     fn slices(&self, slices: &[OutputSlice], above: &[&Parameters], problems: &mut Problems) {
         for slice in slices {
             self.level(&slice.parameters, &join(&slice.at.path, "parameters"), Level::Global, problems);
@@ -84,7 +105,8 @@ impl Check<'_> {
                 continue;
             }
             for param in self.required(Level::Model) {
-                let given = source.parameters.contains_key(param.name) || has(above, param.name);
+                let of_file = param.name == "weight" && self.recipe.coefficients.is_some();
+                let given = of_file || source.parameters.contains_key(param.name) || has(above, param.name);
                 if !given && !problems.mentions(&format!("parameters.{}", param.name)) {
                     let message = format!("no `{}` for the model `{}`", param.name, source.model);
                     let help = format!(

@@ -21,13 +21,15 @@ pub struct Fields<'n> {
 }
 
 /// Keys of the recipe's top level.
-pub const TOP: [&str; 12] = [
+pub const TOP: [&str; 14] = [
     "merge_method",
     "base_model",
     "models",
     "slices",
     "modules",
     "parameters",
+    "coefficients",
+    "head",
     "dtype",
     "out_dtype",
     "tokenizer",

@@ -8,9 +8,14 @@
 //! mergekit ignores keys it does not know; here they are errors, because a recipe that says `weight:` in the
 //! wrong place merges something else than was meant. Nothing outside this folder knows the YAML form.
 
+#[cfg(feature = "train")]
+pub mod adapt;
 pub mod check;
+pub mod coefficients;
 pub mod edit;
 pub mod fields;
+#[cfg(feature = "train")]
+mod keys;
 pub mod layout;
 mod loader;
 pub mod model_ref;
@@ -61,6 +66,10 @@ pub struct Recipe {
     pub layout: Layout,
     /// Settings for everything.
     pub parameters: Parameters,
+    /// Where the models' weights stand, tensor by tensor.
+    pub coefficients: Option<coefficients::Given>,
+    /// The model whose head the output has.
+    pub head: Option<Head>,
     /// Type the inputs are converted to.
     pub dtype: Option<Dtype>,
     /// Type the output is stored in.
@@ -71,6 +80,26 @@ pub struct Recipe {
     pub chat_template: Option<String>,
     /// The text it was read from, verbatim, before any `--set`.
     pub text: String,
+}
+
+/// A model of which some tensors are taken as they are, with everything beside the weights: one task's head on a merged trunk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head {
+    /// The model.
+    pub model: ModelRef,
+    /// Parts of the names of those tensors: whole parts between dots, from the left of the name or behind its first part.
+    pub tensors: Vec<String>,
+}
+
+impl Head {
+    /// Whether a tensor is part of the head.
+    pub fn has(&self, tensor: &str) -> bool {
+        let without = tensor.split_once('.').map_or("", |(_, rest)| rest);
+        let begins = |name: &str, part: &str| {
+            name == part || name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'))
+        };
+        self.tensors.iter().any(|part| begins(tensor, part) || begins(without, part))
+    }
 }
 
 /// The recipes of a file, without problems.
@@ -124,6 +153,9 @@ fn recipe(document: &Document, problems: &mut Problems) -> Option<Recipe> {
     let base_model = top.get("base_model").and_then(|n| ModelRef::read(n, "base_model", problems));
     let layout = read_layout::read(&mut top, root.place, problems);
     let parameters = setting::read(top.get("parameters"), "parameters", problems);
+    let given = top.get("coefficients").map(|n| text(n, "coefficients", "a file of coefficients", problems));
+    let coefficients = given.flatten().map(|path| coefficients::Given { path, read: None });
+    let head = top.get("head").and_then(|node| head(node, problems));
     let dtype = dtype(&mut top, "dtype", problems);
     let out_dtype = self::dtype(&mut top, "out_dtype", problems);
     let tokenizer = tokenizer::read(&mut top, problems);
@@ -136,12 +168,33 @@ fn recipe(document: &Document, problems: &mut Problems) -> Option<Recipe> {
         base_model,
         layout: layout.unwrap_or(Layout::Models(Vec::new())),
         parameters,
+        coefficients,
+        head,
         dtype,
         out_dtype,
         tokenizer,
         chat_template,
         text: document.text.clone(),
     })
+}
+
+/// `{model: …, tensors: [classifier, …]}`.
+fn head(node: &Node, problems: &mut Problems) -> Option<Head> {
+    let mut fields = Fields::of(node, "head", "a model with the tensors of its head", problems)?;
+    let model = fields.get("model").map(|node| ModelRef::read(node, "head.model", problems));
+    let tensors = fields.get("tensors").map(|node| {
+        let items = fields::list(node, "head.tensors", "a list of names", problems)?;
+        let named = |item: &Node| Some(fields::text(item, "head.tensors", "a name", problems)?.to_owned());
+        items.iter().map(named).collect::<Option<Vec<String>>>()
+    });
+    fields.finish(problems);
+    for (key, given) in [("model", model.is_some()), ("tensors", tensors.is_some())] {
+        if !given {
+            let help = "as in `head: {model: ./expert, tensors: [classifier]}`".to_owned();
+            problems.error(node.place, "head", format!("no `{key}`"), Some(help));
+        }
+    }
+    Some(Head { model: model??, tensors: tensors?? })
 }
 
 /// Types a recipe may name.
@@ -188,11 +241,15 @@ impl Recipe {
         let bases = self.layout.slices().into_iter().filter_map(|slice| slice.base_model.as_ref());
         let sources = self.layout.sources().into_iter().map(|source| &source.model);
         let tokenizers = self.tokenizer.iter().flat_map(TokenizerSpec::references);
-        self.base_model.iter().chain(sources).chain(bases).chain(tokenizers).collect()
+        let head = self.head.iter().map(|head| &head.model);
+        self.base_model.iter().chain(sources).chain(bases).chain(tokenizers).chain(head).collect()
     }
 
-    /// The model whose config and tokenizer the output takes: the base, else the first listed model.
+    /// The model whose config and tokenizer the output takes: that of the head, else the base, else the first listed model.
     pub fn donor(&self) -> Option<&ModelRef> {
+        if let Some(head) = &self.head {
+            return Some(&head.model);
+        }
         let first = || self.layout.sources().first().map(|source| &source.model);
         self.base_model.as_ref().or_else(first)
     }
@@ -224,6 +281,13 @@ impl Serialize for Recipe {
         }
         if !self.parameters.is_empty() {
             map.serialize_entry("parameters", &self.parameters)?;
+        }
+        if let Some(given) = &self.coefficients {
+            map.serialize_entry("coefficients", &given.path)?;
+        }
+        if let Some(head) = &self.head {
+            let entry = serde_json::json!({"model": head.model, "tensors": head.tensors});
+            map.serialize_entry("head", &entry)?;
         }
         for (key, dtype) in [("dtype", self.dtype), ("out_dtype", self.out_dtype)] {
             if let Some(dtype) = dtype {

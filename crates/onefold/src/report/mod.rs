@@ -5,6 +5,8 @@
 //! [`derive()`] checks it and computes every figure once; the renderers only lay out.
 //! So no number can differ between the terminal, the JSON and the page.
 
+#[cfg(feature = "train")]
+pub mod adapt;
 mod blocks;
 mod bounds;
 mod card;

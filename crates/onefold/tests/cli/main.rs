@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 #![allow(clippy::disallowed_methods, reason = "fixtures are written plainly")]
 
+#[cfg(feature = "train")]
+mod adapt;
 mod bad_input;
 mod crash;
 mod emr;

@@ -71,7 +71,11 @@ impl fmt::Display for Report {
 impl fmt::Display for TaskReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, train, validation) = (self.kind.name(), self.train, self.validation);
-        writeln!(f, "task {} ({kind}): {train} rows to learn from, {validation} to validate on", self.name)?;
+        let to_validate = match validation {
+            0 => String::new(),
+            rows => format!(", {rows} to validate on"),
+        };
+        writeln!(f, "task {} ({kind}): {train} rows to learn from{to_validate}", self.name)?;
         for file in &self.files {
             writeln!(f, "  {file}")?;
         }

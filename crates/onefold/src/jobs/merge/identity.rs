@@ -30,6 +30,9 @@ pub(super) fn identity(
         hash.update(part.as_bytes());
         hash.update([0]);
     }
+    if let Some(read) = recipe.coefficients.as_ref().and_then(|given| given.read.as_ref()) {
+        hash.update(read.to_json(&serde_json::Map::new()).as_bytes());
+    }
     for model in library.all() {
         for fingerprint in fingerprints(model) {
             hash.update(fingerprint.to_string().as_bytes());

@@ -57,9 +57,10 @@ fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(Vec
     let text = std::fs::read_to_string(&args.recipe)
         .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
     let mut problems = Problems::new(&file, &args.sets, args.lenient);
-    let recipes = recipe::parse(&text, &args.sets, &mut problems);
+    let mut recipes = recipe::parse(&text, &args.sets, &mut problems);
     let names: Vec<&str> = METHODS.iter().map(|m| m.name).collect();
-    for recipe in &recipes {
+    for recipe in &mut recipes {
+        recipe.read_coefficients(dir_of(&args.recipe), &mut problems);
         if recipe::check_method(recipe, &names, &mut problems)
             && let Some(method) = methods::find(&recipe.method.value)
         {

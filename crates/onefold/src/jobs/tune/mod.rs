@@ -2,7 +2,6 @@
 
 mod data;
 mod dry_run;
-mod identity;
 mod memory;
 mod record;
 
@@ -16,7 +15,8 @@ use onefold_train::data::Task;
 use onefold_train::data::doctor::Report;
 use onefold_train::tune::{self as training, Plan, Prepared, TuneError};
 
-use super::{dir_of, hub_config, on_pool, place, tell_hub, threads};
+use super::data::{Reading, encoder, examine, paths, refused as data_refused};
+use super::{dir_of, hub_config, identity, on_pool, place, tell_hub, threads};
 use crate::cli::{Common, TuneArgs};
 use crate::models::{Library, Model, Wanted};
 use crate::progress::{Failure, Shell};
@@ -75,16 +75,23 @@ impl Session<'_> {
     fn tune(&self, mut recipe: TuneRecipe) -> Result<(), Failure> {
         let (args, shell, out) = (self.args, self.shell, self.args.output.as_path());
         data::read_template(&mut recipe, dir_of(&args.recipe))?;
-        let encoder = data::encoder(&recipe, self.dir)?;
+        let reading = Reading {
+            chat_template: recipe.chat_template.as_deref(),
+            variables: Some(&recipe.template_variables),
+            length: recipe.length,
+            too_long: recipe.too_long,
+        };
+        let encoder = encoder(&reading, self.dir)?;
         let tasks = data::load(&recipe, encoder.as_ref(), dir_of(&args.recipe), shell)?;
         recipe.resolve_best(tasks.iter().any(|task| !task.validation.is_empty()));
-        let inputs = identity::data_files(&tasks)?;
-        let job = identity::identity(&recipe, self.model, &tasks, &inputs);
+        let all: Vec<&Task> = tasks.iter().collect();
+        let inputs = identity::data_files(&all)?;
+        let job = identity::identity(("tune", &recipe.to_yaml()), &[self.model], &all, &inputs);
         let is_done = identity::is_done(out, &job) && !args.force;
         if is_done && !args.dry_run {
             return self.is_there(&job);
         }
-        let read: Vec<PathBuf> = self.model.dirs.iter().cloned().chain(data::paths(&tasks)).collect();
+        let read: Vec<PathBuf> = self.model.dirs.iter().cloned().chain(paths(&tasks)).collect();
         if !is_done {
             place::check(out, &read, args.force).map_err(|e| Failure::usage(e.to_string()))?;
         }
@@ -131,7 +138,7 @@ impl Session<'_> {
     ) -> Result<Report, Failure> {
         let limits = prepared.limits().map_err(refused)?;
         data::check_settings(recipe, tasks, self.shell)?;
-        data::examine(tasks, encoder, limits.as_ref(), self.shell)
+        examine(tasks, encoder, limits.as_ref(), &[], self.shell)
     }
 
     /// The output of this very job is there.
@@ -158,7 +165,7 @@ impl Session<'_> {
 fn refused(error: TuneError) -> Failure {
     match error {
         TuneError::Cancelled { .. } => Failure::job(error),
-        TuneError::Data(error) => data::refused(*error),
+        TuneError::Data(error) => data_refused(*error),
         error => Failure::usage(error.to_string()),
     }
 }

@@ -5,7 +5,7 @@ use onefold_train::model::AdapterSettings;
 use onefold_train::tune::{Targets, Trainable};
 
 use super::defaults;
-use super::keys::{Keys, POSITIVE, texts};
+use crate::recipe::keys::{Keys, POSITIVE, texts};
 use crate::recipe::node::{Data, Node};
 use crate::recipe::problems::Problems;
 

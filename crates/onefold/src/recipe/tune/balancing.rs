@@ -4,8 +4,8 @@ use onefold_balance::{Balancer, SettingError, Task};
 use serde_json::{Map, Value};
 
 use super::defaults;
-use super::keys::{Keys, json};
 use super::tasks::TaskRecipe;
+use crate::recipe::keys::{Keys, json};
 use crate::recipe::node::Data;
 use crate::recipe::problems::{Problems, suggestion};
 use crate::recipe::scalar::Meaning;

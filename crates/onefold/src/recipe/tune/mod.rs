@@ -10,9 +10,9 @@
 mod adapter;
 mod balancing;
 mod defaults;
-mod keys;
-mod spellings;
-mod tasks;
+
+pub(super) mod spellings;
+pub(super) mod tasks;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -25,13 +25,14 @@ use onefold_train::tune::{Every, Form, Settings, Trainable};
 use serde_json::{Map, Value};
 
 pub use tasks::{Data, TaskRecipe};
+pub(super) use training::TOO_LONG;
 
 use super::edit;
+use super::keys::Keys;
 use super::model_ref::ModelRef;
 use super::node::Document;
 use super::problems::{Place, Problems};
 use super::{write as yaml_text, yaml};
-use keys::Keys;
 
 /// A joint training.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,7 +94,7 @@ impl TuneRecipe {
 
 fn read(document: &Document, command_seed: u64, problems: &mut Problems) -> Option<TuneRecipe> {
     let mut top = Keys::of(&document.root, "", "a recipe", problems)?;
-    let base_model = base_model(&mut top);
+    let base_model = base_model(&mut top, "the model to be trained");
     let seed = seed(&mut top, command_seed);
     let mut tasks = tasks::read(&mut top);
     let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
@@ -149,9 +150,10 @@ fn read(document: &Document, command_seed: u64, problems: &mut Problems) -> Opti
     })
 }
 
-fn base_model(top: &mut Keys<'_, '_>) -> Option<ModelRef> {
+/// `base_model`; `what` says what it is.
+pub(super) fn base_model(top: &mut Keys<'_, '_>, what: &str) -> Option<ModelRef> {
     let Some(node) = top.node("base_model") else {
-        let help = "name the model to be trained: a directory, or a name on the hub".to_owned();
+        let help = format!("name {what}: a directory, or a name on the hub");
         let place = top.place;
         top.problems.error(place, "", "no `base_model`", Some(help));
         return None;
@@ -168,7 +170,7 @@ fn base_model(top: &mut Keys<'_, '_>) -> Option<ModelRef> {
 }
 
 /// The recipe's seed, else the command's.
-fn seed(top: &mut Keys<'_, '_>, command: u64) -> u64 {
+pub(super) fn seed(top: &mut Keys<'_, '_>, command: u64) -> u64 {
     let Some(seed) = top.count("seed", 0) else { return command };
     if command != 0 && command != seed {
         let message = format!("{seed}, and `--seed {command}` on the command line");

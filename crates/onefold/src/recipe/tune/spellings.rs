@@ -76,7 +76,7 @@ const ELSEWHERE: [(&str, &str); 71] = [
 ];
 
 /// Where a key belongs that is unknown where it stands.
-pub(super) fn home(key: &str) -> Option<String> {
+pub(in crate::recipe) fn home(key: &str) -> Option<String> {
     let (_, here) = ELSEWHERE.iter().find(|(name, _)| *name == key)?;
     let here = if here.contains(' ') { (*here).to_owned() } else { format!("`{here}` here") };
     let more = match key {

@@ -8,9 +8,9 @@ use onefold_train::data::shape::{Columns, Turns};
 use onefold_train::data::split::Held;
 use onefold_train::data::{DataError, TaskSettings, Validation};
 
-use super::keys::{Keys, POSITIVE, number, texts};
 use super::watching::AGGREGATES;
 use crate::recipe::fields;
+use crate::recipe::keys::{Keys, POSITIVE, number, texts};
 use crate::recipe::node::{self, Node, shortened};
 use crate::recipe::problems::Problems;
 use crate::recipe::scalar::Meaning;
@@ -108,7 +108,8 @@ fn task(mut keys: Keys<'_, '_>) -> Option<TaskRecipe> {
     Some(TaskRecipe { name, train, validation, share, weight, labels, samples, columns, max_bad_rows, turns })
 }
 
-fn name(keys: &mut Keys<'_, '_>) -> Option<String> {
+/// The name of a task.
+pub(in crate::recipe) fn name(keys: &mut Keys<'_, '_>) -> Option<String> {
     if !keys.has("name") {
         let place = keys.place;
         keys.problems.error(place, &keys.path, "no `name`", None);
@@ -207,7 +208,8 @@ fn labels(keys: &mut Keys<'_, '_>) -> Option<Vec<String>> {
     Some(labels)
 }
 
-fn columns(keys: &mut Keys<'_, '_>) -> Vec<(String, String)> {
+/// Meanings, and the keys of rows that have them.
+pub(in crate::recipe) fn columns(keys: &mut Keys<'_, '_>) -> Vec<(String, String)> {
     let Some(node) = keys.node("columns") else { return Vec::new() };
     let path = keys.path("columns");
     let node::Data::Map(entries) = &node.data else {
@@ -264,6 +266,7 @@ impl TaskRecipe {
     }
 }
 
-fn below(dir: &Path, paths: &[PathBuf]) -> Vec<PathBuf> {
+/// Paths that are looked up in `dir`.
+pub(in crate::recipe) fn below(dir: &Path, paths: &[PathBuf]) -> Vec<PathBuf> {
     paths.iter().map(|path| dir.join(path)).collect()
 }

@@ -9,7 +9,7 @@ use onefold_train::optimizer::{AdamW, Decay, Lion, Rule, Sgd};
 use onefold_train::tune::{BatchSettings, Duration, ScheduleKind, ScheduleSettings, Span};
 
 use super::defaults;
-use super::keys::{Keys, NOT_NEGATIVE, POSITIVE, SHARE, choice, number};
+use crate::recipe::keys::{Keys, NOT_NEGATIVE, POSITIVE, SHARE, choice, number};
 use crate::recipe::node::{Data, Node};
 use crate::recipe::problems::Problems;
 use crate::recipe::scalar::Meaning;
@@ -33,7 +33,7 @@ pub(super) const SCHEDULES: [(&str, ScheduleKind); 4] = [
     ("cosine", ScheduleKind::Cosine),
     ("wsd", ScheduleKind::Wsd { decay: defaults::DECAY }),
 ];
-pub(super) const TOO_LONG: [(&str, TooLong); 4] = [
+pub(in crate::recipe) const TOO_LONG: [(&str, TooLong); 4] = [
     ("drop", TooLong::Drop),
     ("keep_start", TooLong::KeepStart),
     ("keep_end", TooLong::KeepEnd),

@@ -6,7 +6,7 @@ use onefold_train::tune::{
 };
 
 use super::defaults;
-use super::keys::{Keys, NOT_NEGATIVE, POSITIVE};
+use crate::recipe::keys::{Keys, NOT_NEGATIVE, POSITIVE};
 use crate::recipe::node::{Data, Node};
 use crate::recipe::problems::{Problems, listed, suggestion};
 use crate::recipe::scalar::Meaning;

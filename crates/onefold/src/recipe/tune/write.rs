@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::TuneRecipe;
 use super::adapter::{ALL_LINEAR, KINDS};
-use super::keys::word;
 use super::tasks::{Data, TURNS, TaskRecipe};
 use super::training::{DECAYS, NORMALISATIONS, ORDERS, PACKINGS, TOO_LONG};
 use super::watching::{FORMS, MEASURES, NON_FINITE};
+use crate::recipe::keys::word;
 
 /// In the form it is read in; without `text`.
 impl Serialize for TuneRecipe {

@@ -81,7 +81,7 @@ fn lines(metrics: &Metrics, key: &str, validation: bool) -> Vec<Line> {
 }
 
 /// A section with one large drawing.
-fn curves(
+pub(in crate::report) fn curves(
     title: &str,
     note: &str,
     lines: Vec<Line>,

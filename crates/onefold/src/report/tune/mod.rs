@@ -3,7 +3,7 @@
 //! So it can be made again from the directory of a run, also from one that was made by another version or that ended early: what
 //! is missing is left out, and what cannot be read is told on the page.
 
-mod curves;
+pub(super) mod curves;
 mod metrics;
 mod record;
 mod tables;

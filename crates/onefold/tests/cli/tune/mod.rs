@@ -56,7 +56,7 @@ const ENCODER: &str = "base_model: bert\n\
     log: 5\n";
 
 /// A directory with an encoder `bert` and the data of two tasks with classes.
-fn encoder() -> TempDir {
+pub(crate) fn encoder() -> TempDir {
     let dir = temp();
     let bert = dir.path().join("bert");
     fs::create_dir(&bert).unwrap();

@@ -1,4 +1,4 @@
-//! What makes two runs the same training, so that one resumes the other or need not run at all.
+//! What makes two runs of a job that learns from data the same, so that one resumes the other or need not run at all.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,24 +11,28 @@ use sha2::{Digest, Sha256};
 use crate::jobs::fingerprint::{changed, fingerprints, hex, record_of_job, settings};
 use crate::models::Model;
 use crate::progress::Failure;
-use crate::recipe::tune::TuneRecipe;
 
-/// A hash of everything that the result depends on: version, resolved recipe, the model's files (names, sizes, times, heads;
+/// A hash of everything that the result depends on: version, kind of the job, resolved recipe (`yaml`), the models' files (names, sizes, times, heads;
 /// those beside the weights whole), the content of the data, and how it is read.
-pub(super) fn identity(recipe: &TuneRecipe, model: &Model, tasks: &[Task], data: &[Value]) -> String {
+pub(super) fn identity(
+    (kind, yaml): (&str, &str),
+    models: &[&Model],
+    tasks: &[&Task],
+    data: &[Value],
+) -> String {
     let mut hash = Sha256::new();
-    for part in [env!("CARGO_PKG_VERSION"), "tune", &recipe.to_yaml()] {
+    for part in [env!("CARGO_PKG_VERSION"), kind, yaml] {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    for fingerprint in fingerprints(model).iter().chain(data) {
+    for fingerprint in models.iter().flat_map(|model| fingerprints(model)).chain(data.iter().cloned()) {
         hash.update(fingerprint.to_string().as_bytes());
     }
     // Follows from the recipe and the first rows, but for datasets that another tool describes.
     for (_, layout) in tasks.iter().flat_map(|task| &task.layouts) {
         hash.update(format!("{layout:?}").as_bytes());
     }
-    for (name, text) in settings(model) {
+    for (name, text) in models.iter().flat_map(|model| settings(model)) {
         hash.update(name.as_bytes());
         hash.update(Sha256::digest(&text));
     }
@@ -39,11 +43,11 @@ pub(super) fn identity(recipe: &TuneRecipe, model: &Model, tasks: &[Task], data:
 ///
 /// # Errors
 /// If a file cannot be read any more.
-pub(super) fn data_files(tasks: &[Task]) -> Result<Vec<Value>, Failure> {
+pub(super) fn data_files(tasks: &[&Task]) -> Result<Vec<Value>, Failure> {
     let of_task = |task: &Task| -> Vec<_> {
         task.layouts.iter().map(|(path, _)| (task.name.clone(), path.clone())).collect()
     };
-    let files = tasks.iter().flat_map(of_task);
+    let files = tasks.iter().flat_map(|task| of_task(task));
     files.map(|(task, path)| file(&task, &path)).collect()
 }
 

@@ -3,82 +3,92 @@
 use onefold_runtime::params::{Kind, Value};
 use serde_json::{Map, Number, Value as Json};
 
-use crate::recipe::fields::{self, Fields};
-use crate::recipe::node::{Data, Node, is_beyond_f64, shortened};
-use crate::recipe::problems::{Place, Problems, listed, suggestion};
-use crate::recipe::scalar::Meaning;
+use super::fields::{self, Fields};
+use super::node::{Data, Node, is_beyond_f64, shortened};
+use super::problems::{Place, Problems, listed, suggestion};
+use super::scalar::Meaning;
 
 /// A mapping that is being read, with where its problems go.
-pub(super) struct Keys<'n, 'p> {
+pub(in crate::recipe) struct Keys<'n, 'p> {
     fields: Fields<'n>,
-    pub(super) problems: &'p mut Problems,
-    pub(super) place: Place,
+    pub(in crate::recipe) problems: &'p mut Problems,
+    pub(in crate::recipe) place: Place,
     /// Its own path.
-    pub(super) path: String,
+    pub(in crate::recipe) path: String,
 }
 
 /// A finite number above zero.
-pub(super) const POSITIVE: Kind = Kind::Number { min: 0.0, max: f64::INFINITY, min_open: true };
+pub(in crate::recipe) const POSITIVE: Kind = Kind::Number { min: 0.0, max: f64::INFINITY, min_open: true };
 /// A finite number of at least zero.
-pub(super) const NOT_NEGATIVE: Kind = Kind::Number { min: 0.0, max: f64::INFINITY, min_open: false };
+pub(in crate::recipe) const NOT_NEGATIVE: Kind =
+    Kind::Number { min: 0.0, max: f64::INFINITY, min_open: false };
 /// From nothing to all.
-pub(super) const SHARE: Kind = Kind::Number { min: 0.0, max: 1.0, min_open: false };
+pub(in crate::recipe) const SHARE: Kind = Kind::Number { min: 0.0, max: 1.0, min_open: false };
 
 impl<'n, 'p> Keys<'n, 'p> {
     /// The keys of `node`, which describes `what`.
-    pub(super) fn of(node: &'n Node, path: &str, what: &str, problems: &'p mut Problems) -> Option<Self> {
+    pub(in crate::recipe) fn of(
+        node: &'n Node,
+        path: &str,
+        what: &str,
+        problems: &'p mut Problems,
+    ) -> Option<Self> {
         let fields = Fields::of(node, path, what, problems)?;
         Some(Self { fields, problems, place: node.place, path: path.to_owned() })
     }
 
     /// What stands under `key`.
-    pub(super) fn node(&mut self, key: &'static str) -> Option<&'n Node> {
+    pub(in crate::recipe) fn node(&mut self, key: &'static str) -> Option<&'n Node> {
         self.fields.get(key)
     }
 
     /// The keys of the mapping under `key`.
-    pub(super) fn mapping(&mut self, key: &'static str, what: &str) -> Option<Keys<'n, '_>> {
+    pub(in crate::recipe) fn mapping(&mut self, key: &'static str, what: &str) -> Option<Keys<'n, '_>> {
         let node = self.fields.get(key)?;
         Keys::of(node, &self.fields.path(key), what, self.problems)
     }
 
     /// A number of a kind.
-    pub(super) fn number(&mut self, key: &'static str, kind: &Kind) -> Option<f64> {
+    pub(in crate::recipe) fn number(&mut self, key: &'static str, kind: &Kind) -> Option<f64> {
         let node = self.fields.get(key)?;
         number(node, &self.fields.path(key), kind, self.problems)
     }
 
     /// A whole number of at least `least`.
-    pub(super) fn count(&mut self, key: &'static str, least: i64) -> Option<u64> {
+    pub(in crate::recipe) fn count(&mut self, key: &'static str, least: i64) -> Option<u64> {
         self.number(key, &Kind::Integer { min: least, max: i64::MAX }).map(|number| number as u64)
     }
 
     /// True or false.
-    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+    pub(in crate::recipe) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let node = self.fields.get(key)?;
         fields::flag(node, &self.fields.path(key), self.problems)
     }
 
     /// One of the words of a table.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
+    pub(in crate::recipe) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&'static str, T)],
+    ) -> Option<T> {
         let node = self.fields.get(key)?;
         choice(node, &self.fields.path(key), words, self.problems)
     }
 
     /// A text.
-    pub(super) fn text(&mut self, key: &'static str, what: &str) -> Option<&'n str> {
+    pub(in crate::recipe) fn text(&mut self, key: &'static str, what: &str) -> Option<&'n str> {
         let node = self.fields.get(key)?;
         fields::text(node, &self.fields.path(key), what, self.problems)
     }
 
     /// A text, or a list of texts.
-    pub(super) fn texts(&mut self, key: &'static str, what: &str) -> Option<Vec<String>> {
+    pub(in crate::recipe) fn texts(&mut self, key: &'static str, what: &str) -> Option<Vec<String>> {
         let node = self.fields.get(key)?;
         texts(node, &self.fields.path(key), what, self.problems)
     }
 
     /// A mapping as JSON; numbers that YAML 1.1 takes for text stay text.
-    pub(super) fn json(&mut self, key: &'static str, what: &str) -> Option<Map<String, Json>> {
+    pub(in crate::recipe) fn json(&mut self, key: &'static str, what: &str) -> Option<Map<String, Json>> {
         let node = self.fields.get(key)?;
         match json(node) {
             Json::Object(map) => Some(map),
@@ -90,39 +100,44 @@ impl<'n, 'p> Keys<'n, 'p> {
     }
 
     /// Path of a key.
-    pub(super) fn path(&self, key: &str) -> String {
+    pub(in crate::recipe) fn path(&self, key: &str) -> String {
         self.fields.path(key)
     }
 
     /// Where a key stands, else where the mapping does.
-    pub(super) fn place_of(&self, key: &str) -> Place {
+    pub(in crate::recipe) fn place_of(&self, key: &str) -> Place {
         self.fields.place(key).unwrap_or(self.place)
     }
 
     /// Whether a key stands here.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(in crate::recipe) fn has(&self, key: &str) -> bool {
         self.fields.place(key).is_some()
     }
 
     /// Reports something that is wrong with a key.
-    pub(super) fn error(&mut self, key: &str, message: impl Into<String>, help: Option<&str>) {
+    pub(in crate::recipe) fn error(&mut self, key: &str, message: impl Into<String>, help: Option<&str>) {
         let (place, path) = (self.place_of(key), self.path(key));
         self.problems.error(place, &path, message, help.map(str::to_owned));
     }
 
     /// Reports keys that have no effect here, and why.
-    pub(super) fn unused(&mut self, keys: &[&'static str], why: &str) {
+    pub(in crate::recipe) fn unused(&mut self, keys: &[&'static str], why: &str) {
         keys.iter().for_each(|key| self.fields.unused(key, why, self.problems));
     }
 
     /// Reports all keys that were not asked for.
-    pub(super) fn finish(self) {
-        self.fields.finish_with(|_, key| super::spellings::home(key), self.problems);
+    pub(in crate::recipe) fn finish(self) {
+        self.fields.finish_with(|_, key| super::tune::spellings::home(key), self.problems);
     }
 }
 
 /// A number of a kind. Text that reads as a number is one: `2e-5` is text in YAML 1.1.
-pub(super) fn number(node: &Node, path: &str, kind: &Kind, problems: &mut Problems) -> Option<f64> {
+pub(in crate::recipe) fn number(
+    node: &Node,
+    path: &str,
+    kind: &Kind,
+    problems: &mut Problems,
+) -> Option<f64> {
     let value = match &node.data {
         Data::Scalar { meaning: Meaning::Int(n), .. } => Value::Number(*n as f64),
         Data::Scalar { meaning: Meaning::Float(x), .. } => Value::Number(*x),
@@ -142,7 +157,7 @@ pub(super) fn number(node: &Node, path: &str, kind: &Kind, problems: &mut Proble
 }
 
 /// One of the words of a table.
-pub(super) fn choice<T: Copy>(
+pub(in crate::recipe) fn choice<T: Copy>(
     node: &Node,
     path: &str,
     words: &[(&'static str, T)],
@@ -165,12 +180,17 @@ pub(super) fn choice<T: Copy>(
 }
 
 /// The word of a value in a table.
-pub(super) fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
+pub(in crate::recipe) fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
     words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word)
 }
 
 /// A text, or a list of texts, each not empty.
-pub(super) fn texts(node: &Node, path: &str, what: &str, problems: &mut Problems) -> Option<Vec<String>> {
+pub(in crate::recipe) fn texts(
+    node: &Node,
+    path: &str,
+    what: &str,
+    problems: &mut Problems,
+) -> Option<Vec<String>> {
     if !matches!(node.data, Data::List(_)) {
         return Some(vec![fields::text(node, path, what, problems)?.to_owned()]);
     }
@@ -181,7 +201,7 @@ pub(super) fn texts(node: &Node, path: &str, what: &str, problems: &mut Problems
 }
 
 /// A node as JSON. Infinities, which JSON has not, become their text.
-pub(super) fn json(node: &Node) -> Json {
+pub(in crate::recipe) fn json(node: &Node) -> Json {
     match &node.data {
         Data::List(items) => items.iter().map(json).collect(),
         Data::Map(entries) => {

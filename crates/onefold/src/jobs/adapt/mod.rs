@@ -1,0 +1,273 @@
+//! `onefold adapt`: recipe → models, inputs → coefficients → the merge that they make, and report.
+
+mod dry_run;
+mod products;
+mod record;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use onefold_checkpoint::CheckpointError;
+use onefold_checkpoint::output::RunDir;
+use onefold_train::adapt::{self, AdaptError, Aim, Blend, Expert, Job};
+use onefold_train::data::shape::Kind;
+use onefold_train::data::{DataError, Task, TaskSettings};
+
+use super::data::{Reading, encoder, examine, named, paths, refused as data_refused};
+use super::{dir_of, hub_config, identity, on_pool, place, tell_hub, threads};
+use crate::cli::{AdaptArgs, Common};
+use crate::models::{Library, Model, Wanted};
+use crate::progress::{Failure, Shell};
+use crate::recipe::Problems;
+use crate::recipe::adapt::AdaptRecipe;
+use products::Product;
+use record::Run;
+
+/// Runs the job.
+///
+/// # Errors
+/// [`Failure::Usage`] with what is wrong with recipe, models, data or place, or [`Failure::Job`].
+pub fn run(args: &AdaptArgs, common: &Common, shell: &Shell) -> Result<(), Failure> {
+    let begin = Instant::now();
+    let (recipe, library) = read(args, common, shell)?;
+    let session = Session { args, common, shell, recipe: &recipe, library: &library, begin };
+    on_pool(threads(common), || session.adapt())
+}
+
+/// Reads the recipe and opens its models, so that what is wrong with both comes in one answer.
+fn read(args: &AdaptArgs, common: &Common, shell: &Shell) -> Result<(AdaptRecipe, Library), Failure> {
+    let file = args.recipe.display().to_string();
+    let text = std::fs::read_to_string(&args.recipe)
+        .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
+    let mut problems = Problems::new(&file, &args.sets, args.lenient);
+    let said = (common.seed, args.transductive);
+    let Some(recipe) = AdaptRecipe::parse(&text, &args.sets, said, &mut problems) else {
+        return Err(Failure::usage(problems.to_string()));
+    };
+    let base = &recipe.base_model;
+    let mut wanted = vec![Wanted { model: base, base: None }];
+    wanted.extend(recipe.models.iter().map(|(model, _)| Wanted { model, base: Some(base) }));
+    let (dir, hub) = (dir_of(&args.recipe), hub_config(common)?);
+    let library = Library::open(&wanted, &std::collections::BTreeMap::new(), dir, &hub, &mut tell_hub(shell));
+    let library = library.map_err(Failure::Usage)?;
+    problems.warning_texts().iter().for_each(|warning| shell.warn(warning));
+    Ok((recipe, library))
+}
+
+/// What the user asked for, and where to tell how it goes.
+struct Session<'a> {
+    args: &'a AdaptArgs,
+    common: &'a Common,
+    shell: &'a Shell,
+    recipe: &'a AdaptRecipe,
+    library: &'a Library,
+    begin: Instant,
+}
+
+/// The rows of all tasks.
+struct Data {
+    inputs: Vec<Task>,
+    /// Of those that are scored.
+    tests: Vec<Task>,
+    /// The expert that tells each task's classes; none of what is written.
+    experts: Vec<Option<usize>>,
+}
+
+impl Data {
+    fn all(&self) -> Vec<&Task> {
+        self.inputs.iter().chain(&self.tests).collect()
+    }
+}
+
+impl Session<'_> {
+    /// The job from data to output.
+    fn adapt(&self) -> Result<(), Failure> {
+        let (args, recipe, shell) = (self.args, self.recipe, self.shell);
+        let out = args.output.as_path();
+        let data = self.load()?;
+        let files = identity::data_files(&data.all())?;
+        let models = self.models();
+        let kind = format!("adapt {}", args.max_shard_size);
+        let job = identity::identity((&kind, &recipe.to_yaml()), &models, &data.all(), &files);
+        let is_done = identity::is_done(out, &job) && !args.force;
+        if is_done && !args.dry_run {
+            RunDir::settle(out, &job).map_err(Failure::job)?;
+            shell.event("done", &out.display().to_string());
+            shell.say(&format!("{} is there already, made from the same recipe and inputs", out.display()));
+            return Ok(());
+        }
+        let dirs = models.iter().flat_map(|model| model.dirs.iter().cloned());
+        let read: Vec<PathBuf> = dirs.chain(paths(&data.inputs)).chain(paths(&data.tests)).collect();
+        if !is_done {
+            place::check(out, &read, args.force).map_err(|e| Failure::usage(e.to_string()))?;
+        }
+        let blend = self.blend(&data)?;
+        let products = Product::all(self, &data);
+        // What cannot be merged is known before anything is learnt.
+        let groups = blend.groups().to_vec();
+        products.iter().try_for_each(|product| product.plan(self, &groups).map(drop))?;
+        let memory = adapt::memory(&blend, &data.inputs, &recipe.settings, self.source()).map_err(refused)?;
+        dry_run::check(&memory, self.common.max_memory)?;
+        if args.dry_run {
+            dry_run::show(self, &data, &blend, &products, &memory);
+            return Ok(());
+        }
+        let run = self.open(&job, &read)?;
+        let adapted = adapt::run(Job {
+            settings: &recipe.settings,
+            blend,
+            inputs: &data.inputs,
+            tests: &data.tests,
+            experts: &data.experts,
+            source: self.source(),
+            run: &run,
+            observer: shell,
+        });
+        let adapted = adapted.map_err(|error| interrupted(&run, error))?;
+        let record = Run { session: self, data: &data, products: &products, memory: &memory };
+        record.finish(run, &adapted, &job, &files)
+    }
+
+    fn base(&self) -> &Model {
+        self.library.get(&self.recipe.base_model)
+    }
+
+    fn experts(&self) -> Vec<&Model> {
+        self.recipe.models.iter().map(|(model, _)| self.library.get(model)).collect()
+    }
+
+    /// The base and the experts.
+    fn models(&self) -> Vec<&Model> {
+        std::iter::once(self.base()).chain(self.experts()).collect()
+    }
+
+    /// Where tokenizer and image processor lie.
+    fn source(&self) -> &Path {
+        self.base().checkpoint.dir()
+    }
+
+    fn blend(&self, data: &Data) -> Result<Blend, Failure> {
+        let (recipe, shell) = (self.recipe, self.shell);
+        let models = self.experts();
+        let experts: Vec<Expert<'_>> =
+            models.iter().map(|model| Expert { name: &model.label, checkpoint: &model.checkpoint }).collect();
+        let base = &self.base().checkpoint;
+        let granularity = recipe.settings.granularity;
+        Blend::open(base, &experts, &data.experts, recipe.method, granularity, shell).map_err(refused)
+    }
+
+    /// Reads the rows of all tasks, as their experts can tell them.
+    fn load(&self) -> Result<Data, Failure> {
+        let recipe = self.recipe;
+        let reading = Reading { length: recipe.length, too_long: recipe.too_long, ..Reading::default() };
+        let encoder = encoder(&reading, self.source())?;
+        let (dir, seed) = (dir_of(&self.args.recipe), recipe.settings.seed);
+        let supervised = recipe.settings.aim == Aim::CrossEntropy;
+        let mut data = Data { inputs: Vec::new(), tests: Vec::new(), experts: Vec::new() };
+        let mut problems = Vec::new();
+        let load =
+            |settings: TaskSettings| Task::load(&settings, encoder.as_ref(), self.shell).map_err(Box::new);
+        for task in &recipe.tasks {
+            let (kind, labels) = self.told(&task.name)?;
+            let inputs = task.inputs(dir, (kind, &labels), supervised, seed).and_then(load);
+            let test =
+                task.test(dir, (kind, &labels), seed).and_then(|settings| settings.map(load).transpose());
+            for (loaded, list) in [(inputs.map(Some), &mut data.inputs), (test, &mut data.tests)] {
+                match loaded.map_err(|error| *error) {
+                    Ok(Some(found)) if found.kind != kind => {
+                        let (found, kind) = (found.kind.name(), kind.name());
+                        let problem =
+                            format!("task `{}`: its rows are to {found}, its expert is to {kind}", task.name);
+                        problems.push(problem);
+                    }
+                    Ok(found) => list.extend(found),
+                    Err(error @ DataError::Cancelled) => return Err(data_refused(error)),
+                    Err(error) => problems.push(named(&task.name, &error)),
+                }
+            }
+            data.experts.push(recipe.expert_of(&task.name).filter(|_| kind != Kind::Generate));
+        }
+        if !problems.is_empty() {
+            return Err(Failure::Usage(problems));
+        }
+        // Inputs of one class are inputs; what is scored stands elsewhere.
+        let ignored = ["no_validation", "one_class", "no_rows_of_class"];
+        examine(&data.inputs, encoder.as_ref(), None, &ignored, self.shell)?;
+        self.check_overlap(&data)?;
+        adapt::check(&recipe.settings, &data.inputs).map_err(refused)?;
+        Ok(data)
+    }
+
+    /// What is done with the rows of a task, and its classes.
+    fn told(&self, task: &str) -> Result<(Kind, Vec<String>), Failure> {
+        let of = |model: &Model| {
+            adapt::tells(&Expert { name: &model.label, checkpoint: &model.checkpoint }).map_err(refused)
+        };
+        match self.recipe.expert_of(task) {
+            Some(expert) => of(self.experts()[expert]),
+            // Without an expert of its own a task can be told by the words of the merged model alone.
+            None => match of(self.base()) {
+                Ok((Kind::Generate, labels)) => Ok((Kind::Generate, labels)),
+                _ => Err(Failure::usage(format!(
+                    "task `{task}`: no model has `task: {task}`, so nothing tells its classes; say which expert is of it"
+                ))),
+            },
+        }
+    }
+
+    /// Scores of rows that were learnt from are no scores, unless the user wants them.
+    fn check_overlap(&self, data: &Data) -> Result<(), Failure> {
+        if self.recipe.transductive {
+            self.shell.warn(
+                "--transductive: inputs are those of the tests, so scores are of rows that were learnt from",
+            );
+            return Ok(());
+        }
+        let files = |task: &Task| -> Vec<PathBuf> {
+            let canonical = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+            task.layouts.iter().map(|(path, _)| canonical(path)).collect()
+        };
+        for test in &data.tests {
+            let Some(inputs) = data.inputs.iter().find(|inputs| inputs.name == test.name) else { continue };
+            let inputs = files(inputs);
+            if let Some(path) = files(test).iter().find(|path| inputs.contains(path)) {
+                return Err(Failure::usage(format!(
+                    "task `{}`: {} is among both `inputs` and `test`; take other rows to score with, or say --transductive",
+                    test.name,
+                    path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directory of the run, or finds what an interrupted one has left.
+    fn open(&self, job: &str, inputs: &[PathBuf]) -> Result<RunDir, Failure> {
+        let out = self.args.output.as_path();
+        if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent)
+                .map_err(|e| place::refused(CheckpointError::io(parent, "create")(e)))?;
+        }
+        RunDir::open(out, job, inputs, self.args.force).map_err(place::refused)
+    }
+}
+
+/// What is wrong before anything is learnt.
+fn refused(error: AdaptError) -> Failure {
+    match error {
+        AdaptError::Cancelled { .. } => Failure::job(error),
+        AdaptError::Data(error) => data_refused(*error),
+        error => Failure::usage(error.to_string()),
+    }
+}
+
+/// Learning that ended before its time.
+fn interrupted(run: &RunDir, error: AdaptError) -> Failure {
+    match (&error, run.checkpoints().last()) {
+        (AdaptError::Cancelled { .. }, _) | (_, None) => Failure::job(error),
+        (_, Some(step)) => {
+            let place = run.checkpoint(*step);
+            Failure::Job(format!("{error}; the state in {} is intact", place.display()))
+        }
+    }
+}
