@@ -67,7 +67,7 @@ fn the_reference_of_the_command_line_is_up_to_date() {
     let mut text = String::from(
         "# Command line\n\nWhat `--help` prints, for every command. Generated; a test holds it up to date.\n",
     );
-    for command in [&[][..], &["merge"], &["tune"], &["inspect"], &["methods"]] {
+    for command in [&[][..], &["merge"], &["adapt"], &["tune"], &["inspect"], &["methods"]] {
         let title = [&["onefold"][..], command].concat().join(" ");
         let help = stdout(&[command, &["--help"]].concat());
         let _ = write!(text, "\n## {title}\n\n```text\n{}\n```\n", help.trim_end());
@@ -133,7 +133,7 @@ fn every_example_runs_by_the_command_at_its_head() {
         run_example(&file, command, out);
         count += 1;
     }
-    assert_eq!(count, 11, "an example came or went: see that README and guide still name them rightly");
+    assert_eq!(count, 12, "an example came or went: see that README and guide still name them rightly");
 }
 
 /// Runs a command with its outputs in a temporary directory and looks at the result.

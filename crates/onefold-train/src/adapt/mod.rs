@@ -38,6 +38,7 @@ pub use score::{Predictions, Score};
 pub use settings::{Adam, Aim, Clamp, Granularity, Patience, Settings, Start};
 
 use crate::data::Task;
+use crate::data::shape::Kind;
 use crate::tune::learner::Learner;
 use coefficients::Coefficients;
 use log::Logs;
@@ -113,6 +114,12 @@ pub fn check(settings: &Settings, inputs: &[Task]) -> Result<(), AdaptError> {
             );
             return Err(AdaptError::task(&task.name, message));
         }
+    }
+    if settings.diversity > 0.0
+        && let Some(task) = inputs.iter().find(|task| task.kind == Kind::Generate)
+    {
+        let message = format!("it is of predictions of classes, and task `{}` is written", task.name);
+        return Err(AdaptError::setting("diversity", message));
     }
     if settings.weights.len() != inputs.len() {
         let message = format!("{} weights for {} tasks", settings.weights.len(), inputs.len());

@@ -104,7 +104,7 @@ pub struct Settings {
     /// What is minimised.
     pub aim: Aim,
     /// Strength of a term that rewards diverse predictions of classes: δ in Σ (mean entropy − δ · entropy of the mean
-    /// prediction). 0 in the paper.
+    /// prediction of the rows that pass at once). 0 in the paper.
     pub diversity: f64,
     /// How coefficients move.
     pub adam: Adam,

@@ -136,6 +136,9 @@ impl Stepper {
 pub(super) fn objective(settings: &Settings) -> Objective {
     match settings.aim {
         Aim::CrossEntropy => Objective::CROSS_ENTROPY,
+        Aim::Entropy if settings.diversity > 0.0 => {
+            Objective::DiverseEntropy { strength: settings.diversity as f32 }
+        }
         Aim::Entropy => Objective::Entropy,
     }
 }

@@ -56,6 +56,13 @@ pub enum Objective {
     },
     /// The entropy −Σ p ln p, whatever the target (AdaMerging); ∂/∂z = −p·(ln p + entropy).
     Entropy,
+    /// The same for each row; of all rows of a task that pass together, with weights w, `−strength · Σw · H(Σ w p / Σ w)` is added:
+    /// the entropy of their mean prediction, which rewards telling different classes. For [`small::classification`] alone; a
+    /// head of words takes it for [`Objective::Entropy`].
+    DiverseEntropy {
+        /// What the reward counts.
+        strength: f32,
+    },
 }
 
 impl Objective {

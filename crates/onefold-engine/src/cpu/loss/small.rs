@@ -33,7 +33,62 @@ pub fn classification(
     let what = |z: &mut [f32], row: usize, weight: Option<f32>| {
         softmax::row(z, rows.targets[row] as usize, objective, softmax::Shape::default(), weight)
     };
+    let Objective::DiverseEntropy { strength } = objective else {
+        return each_row(logits, classes, classes, rows, gradient, losses, what);
+    };
+    let told: Vec<f32> = logits.host().chunks_exact(classes).flat_map(probabilities).collect();
     each_row(logits, classes, classes, rows, gradient, losses, what);
+    reward(logits, classes, &told, strength, rows, gradient, losses);
+}
+
+/// softmax(z).
+fn probabilities(z: &[f32]) -> Vec<f32> {
+    let most = math::max(z);
+    let powers: Vec<f64> = z.iter().map(|z| f64::from(z - most).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| (power / sum) as f32).collect()
+}
+
+/// The reward of [`Objective::DiverseEntropy`]: with the mean prediction p̄ of a task, each of its rows adds
+/// `strength · w · p_j · (ln p̄_j − Σ_c p_c ln p̄_c)` to its gradient.
+fn reward(
+    gradients: &mut Buffer,
+    classes: usize,
+    told: &[f32],
+    strength: f32,
+    rows: &Rows<'_>,
+    gradient: Gradient,
+    losses: &mut Losses,
+) {
+    let counts = |row: &usize| rows.targets[*row] >= 0;
+    for task in 0..losses.tasks.len() {
+        let of_task = || (0..rows.targets.len()).filter(counts).filter(|row| rows.task(*row) == task);
+        let total: f64 = of_task().map(|row| f64::from(rows.weight(row))).sum();
+        if total <= 0.0 {
+            continue;
+        }
+        let mut mean = vec![0.0f64; classes];
+        for row in of_task() {
+            let weight = f64::from(rows.weight(row)) / total;
+            let told = &told[row * classes..][..classes];
+            mean.iter_mut().zip(told).for_each(|(mean, p)| *mean += weight * f64::from(*p));
+        }
+        let logs: Vec<f64> = mean.iter().map(|p| p.max(f64::MIN_POSITIVE).ln()).collect();
+        let entropy = -mean.iter().zip(&logs).map(|(p, log)| p * log).sum::<f64>();
+        losses.objective -= f64::from(strength) * total * entropy;
+        if gradient == Gradient::None {
+            continue;
+        }
+        for row in of_task() {
+            let (from, scale) = (row * classes, f64::from(strength * rows.weight(row)));
+            let told = &told[from..from + classes];
+            let middle: f64 = told.iter().zip(&logs).map(|(p, log)| f64::from(*p) * log).sum();
+            let here = &mut gradients.host_mut()[from..from + classes];
+            for ((g, p), log) in here.iter_mut().zip(told).zip(&logs) {
+                *g += (scale * f64::from(*p) * (log - middle)) as f32;
+            }
+        }
+    }
 }
 
 /// The columns of label words, and memory for their logits.

@@ -30,7 +30,7 @@ pub(super) fn row(
     let correct = z[target] == max && z.iter().position(|v| *v == max) == Some(target);
     let loss = match objective {
         Objective::CrossEntropy { smoothing } => cross_entropy(z, target, smoothing, max, shape.cap, weight),
-        Objective::Entropy => entropy(z, max, shape.cap, weight),
+        Objective::Entropy | Objective::DiverseEntropy { .. } => entropy(z, max, shape.cap, weight),
     };
     RowLoss { loss, correct }
 }

@@ -22,7 +22,7 @@ fn exact_row(z: &[f64], target: usize, objective: Objective) -> (f64, Vec<f64>) 
             let loss = -log.iter().enumerate().map(|(i, l)| wanted(i) * l).sum::<f64>();
             (loss, log.iter().enumerate().map(|(i, l)| l.exp() - wanted(i)).collect())
         }
-        Objective::Entropy => {
+        Objective::Entropy | Objective::DiverseEntropy { .. } => {
             let entropy = -log.iter().map(|l| l.exp() * l).sum::<f64>();
             (entropy, log.iter().map(|l| -l.exp() * (l + entropy)).collect())
         }
@@ -415,4 +415,50 @@ proptest! {
             (found.losses.objective, [found.hidden, found.weight].concat())
         });
     }
+}
+
+/// The reward of diverse predictions: its value by the definition, its gradient by differences, and none of it for what is ignored.
+#[test]
+fn diverse_predictions_are_rewarded() {
+    let (classes, count) = (4, 7);
+    let z: Vec<f32> = wave(count * classes, 3.0);
+    let targets = [0, -1, 0, 0, 0, 0, 0];
+    let (weights, tasks) = ([0.2, 9.0, 0.3, 0.1, 0.5, 0.25, 0.25], [0, 0, 0, 1, 1, 0, 1]);
+    let rows = Rows { targets: &targets, weights: Some(&weights), tasks: Some(&tasks) };
+    let objective = Objective::DiverseEntropy { strength: 0.7 };
+    let run = |z: &[f32], gradient: Gradient| {
+        let (mut logits, mut losses) = (Buffer::from(z.to_vec()), Losses::new(2));
+        small::classification(&mut logits, classes, objective, &rows, gradient, &mut losses);
+        (losses, logits.to_vec())
+    };
+    let (losses, gradient) = run(&z, Gradient::InPlace);
+    let mut expected = 0.0;
+    for task in 0..2 {
+        let (mut mean, mut total) = (vec![0.0; classes], 0.0);
+        for row in (0..count).filter(|row| targets[*row] >= 0 && tasks[*row] == task) {
+            let here: Vec<f64> = z[row * classes..][..classes].iter().map(|z| f64::from(*z)).collect();
+            let sum: f64 = here.iter().map(|z| z.exp()).sum();
+            let weight = f64::from(weights[row]);
+            mean.iter_mut().zip(&here).for_each(|(mean, z)| *mean += weight * z.exp() / sum);
+            expected += weight * exact_row(&here, 0, Objective::Entropy).0;
+            total += weight;
+        }
+        expected += 0.7 * mean.iter().map(|m| m * (m / total).ln()).sum::<f64>();
+    }
+    assert!((losses.objective - expected).abs() < 1e-6, "{} {expected}", losses.objective);
+    for i in 0..z.len() {
+        let at = |by: f32| {
+            let mut moved = z.clone();
+            moved[i] += by;
+            run(&moved, Gradient::None).0.objective
+        };
+        let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+        assert!((slope - f64::from(gradient[i])).abs() < 2e-4, "{i}: {slope} {}", gradient[i]);
+    }
+    let (plain, _) = {
+        let (mut logits, mut losses) = (Buffer::from(z.clone()), Losses::new(2));
+        small::classification(&mut logits, classes, Objective::Entropy, &rows, Gradient::None, &mut losses);
+        (losses, ())
+    };
+    assert_eq!(plain.rows, losses.rows);
 }

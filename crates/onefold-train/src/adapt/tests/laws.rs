@@ -75,6 +75,30 @@ fn derivatives_of_cross_entropy_by_layers() {
     derivatives(world);
 }
 
+/// With it the mean prediction keeps more of its entropy.
+#[test]
+fn diversity_keeps_predictions_apart() {
+    let mut world = World::classifying();
+    world.settings.steps = 40;
+    let spread = |world: &World, name: &str| {
+        let out = world.out(name);
+        world.adapt(&out, &Silent).unwrap();
+        let text = std::fs::read_to_string(out.with_extension("run").join(METRICS)).unwrap();
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        ["two", "four"]
+            .map(|task| last["tasks"][task]["predictions"]["spread"].as_f64().unwrap())
+            .iter()
+            .sum::<f64>()
+    };
+    let plain = spread(&world, "plain");
+    world.settings.diversity = 2.0;
+    assert!(spread(&world, "diverse") > plain + 0.01);
+    let mut world = World::writing("llama");
+    world.settings.diversity = 0.1;
+    let error = world.adapt(&world.out("words"), &Silent).unwrap_err().to_string();
+    assert!(error.contains("diversity") && error.contains("is written"), "{error}");
+}
+
 #[test]
 fn no_step_is_task_arithmetic() {
     let mut world = World::classifying();

@@ -125,7 +125,7 @@ impl ClassHead {
         let (rows, values) = (targets.rows(), targets.values());
         match self.problem {
             // Whatever scores mean, entropy is that of the softmax.
-            _ if objective == Objective::Entropy => {
+            _ if matches!(objective, Objective::Entropy | Objective::DiverseEntropy { .. }) => {
                 classification(logits, classes, objective, &rows, gradient, losses);
             }
             Problem::SingleLabel => classification(logits, classes, objective, &rows, gradient, losses),
