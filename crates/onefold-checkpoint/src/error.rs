@@ -243,7 +243,7 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// A log that has lost lines.
-    #[error("{path}: the log has {found} bytes, the checkpoint knows of {expected}; begin anew with --force", path = path.display())]
+    #[error("{path}: the log has {found} bytes, the checkpoint knows of {expected}; remove the directory of the run (`OUT.run`) to begin anew", path = path.display())]
     ShortLog {
         /// The log.
         path: PathBuf,

@@ -94,6 +94,7 @@ impl Schedule {
             Fall::Constant => 1.0,
             Fall::Linear => 1.0 - share(step, warmup, steps),
             Fall::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * share(step, warmup, steps)).cos()),
+            Fall::Wsd { decay: 0 } => 1.0,
             Fall::Wsd { decay } => 1.0 - share(step, steps.saturating_sub(decay), steps),
         };
         floor + (1.0 - floor) * left
@@ -162,5 +163,12 @@ mod tests {
         assert_eq!(schedule(Fall::Linear, 1.5).check(), Err(ScheduleError::Floor { found: 1.5 }));
         assert!(schedule(Fall::Linear, f64::NAN).check().is_err());
         assert!(Schedule { warmup: u64::MAX, ..schedule(Fall::Wsd { decay: 2 }, 0.0) }.check().is_err());
+    }
+
+    #[test]
+    fn a_decay_of_no_step_is_none() {
+        let schedule = Schedule { fall: Fall::Wsd { decay: 0 }, warmup: 4, steps: 20, floor: 0.1 };
+        schedule.check().unwrap();
+        assert!((4..20).all(|step| schedule.at(step) == 1.0));
     }
 }

@@ -159,6 +159,8 @@ fn settle(dir: &Path, out: &Path) -> Result<(), CheckpointError> {
         let to = out.join(&name);
         fs::rename(dir.join(name), &to).map_err(CheckpointError::io(&to, "move the checkpoint"))?;
     }
+    // The mark goes last: a kill in between leaves what is still known as a run.
+    clear(dir)?;
     remove(dir)
 }
 
@@ -257,6 +259,22 @@ impl Log {
 #[allow(clippy::disallowed_methods, reason = "tests write files")]
 mod tests {
     use super::*;
+
+    /// A directory of a run that was killed while it was cleared still has its mark.
+    #[test]
+    fn the_mark_is_cleared_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let run = open(&out, "job").unwrap();
+        run.finish(|made| filled(made, "model")).unwrap();
+        let left = dir.path().join("out.run");
+        filled(&left, "rest").unwrap();
+        fs::write(left.join(MARK), "job").unwrap();
+        clear(&left).unwrap();
+        assert_eq!(fs::read_dir(&left).unwrap().count(), 1);
+        RunDir::settle(&out, "job").unwrap();
+        assert!(!left.exists());
+    }
 
     fn filled(dir: &Path, text: &str) -> Result<(), CheckpointError> {
         fs::create_dir(dir).unwrap();

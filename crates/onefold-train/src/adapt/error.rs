@@ -83,7 +83,7 @@ pub enum AdaptError {
         loss: f64,
     },
     /// A saved state that is none.
-    #[error("{path}: {message}; begin anew with --force", path = path.display())]
+    #[error("{path}: {message}; remove the directory of the run (`OUT.run`) to begin anew", path = path.display())]
     State {
         /// The file.
         path: PathBuf,

@@ -151,6 +151,9 @@ impl Encoder {
             _ => Limit::None,
         };
         let made = self.tokenizer.encode(input, true, limit)?;
+        if made.ids.is_empty() {
+            return Err(RowProblem::NoToken);
+        }
         if self.limit.is_some_and(|limit| made.ids.len() > limit) {
             return Ok(Encoded::default());
         }

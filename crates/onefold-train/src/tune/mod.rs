@@ -126,6 +126,8 @@ struct Session<'a> {
     resumed: bool,
     /// The step of the last checkpoint.
     saved: Option<u64>,
+    /// Whether what is due after the last step is still to be done.
+    pending: bool,
 }
 
 impl<'a> Session<'a> {
@@ -139,10 +141,10 @@ impl<'a> Session<'a> {
             None => None,
         };
         let resumed = state.is_some();
-        let (progress, log, ended) =
-            state.map_or_else(Default::default, |state| (state.progress, state.log, state.ended));
+        let (progress, log, ended, pending) = state
+            .map_or_else(Default::default, |state| (state.progress, state.log, state.ended, state.pending));
         let logs = Logs::open(run.path(), log, &plan.names, observer)?;
-        Ok(Self { plan, trainer, progress, logs, base, name, run, observer, ended, resumed, saved })
+        Ok(Self { plan, trainer, progress, logs, base, name, run, observer, ended, resumed, saved, pending })
     }
 
     /// What comes before the first step: the losses that some balancers compare with, and the first validation.
@@ -152,14 +154,15 @@ impl<'a> Session<'a> {
         if self.resumed {
             let message = format!("going on after step {done}");
             self.observer.event(&Event::Note { message: &message });
-            return Ok(());
+            return if self.pending { self.after("") } else { Ok(()) };
         }
         let reference = self.trainer.balancer.needs(0).reference;
         let validates = self.plan.validate_every.is_some() && self.has_validation();
         if !reference && !validates {
             return Ok(());
         }
-        let sums = self.losses()?;
+        let stopped = TuneError::Cancelled { step: self.saved.unwrap_or(0) };
+        let sums = self.losses()?.ok_or(stopped)?;
         if reference {
             let losses: Option<Vec<f64>> = means(&sums).into_iter().collect();
             let losses =
@@ -182,22 +185,34 @@ impl<'a> Session<'a> {
         self.logs.add(&stepped);
         let step = self.trainer.counters.step;
         let is_last = step >= self.plan.steps;
-        let is_due = |every: Option<u64>| is_last || every.is_some_and(|every| step.is_multiple_of(every));
         if step.is_multiple_of(self.plan.settings.log) || is_last {
             let figures = self.trainer.balancer.figures();
             self.logs.train(self.at(), stepped.rate, &figures)?;
         }
+        self.after(&status(&self.plan.names, &stepped.losses))
+    }
+
+    /// What is due after a step: a validation, a checkpoint.
+    fn after(&mut self, status: &str) -> Result<(), TuneError> {
+        let step = self.trainer.counters.step;
+        let is_last = step >= self.plan.steps;
+        let is_due = |every: Option<u64>| is_last || every.is_some_and(|every| step.is_multiple_of(every));
         let mut is_best = false;
         if is_due(self.plan.validate_every) && self.has_validation() {
-            let sums = self.losses()?;
-            is_best = self.judge(&sums)?;
+            // The step is made, what follows it is not: both are saved.
+            let was_pending = std::mem::replace(&mut self.pending, true);
+            match self.losses()? {
+                Some(sums) => is_best = self.judge(&sums)?,
+                None if was_pending => return Err(TuneError::Cancelled { step }),
+                None => return Err(self.cancel()),
+            }
         }
+        self.pending = false;
         let keeps = self.plan.settings.progress.keep_best && is_best;
         if keeps || self.ended.is_some() || is_due(self.plan.checkpoint_every) {
             self.save()?;
         }
-        let status = status(&self.plan.names, &stepped.losses);
-        if self.observer.event(&Event::Step { status: &status }) == Control::Cancel {
+        if self.observer.event(&Event::Step { status }) == Control::Cancel {
             return Err(self.cancel());
         }
         Ok(())
@@ -216,14 +231,12 @@ impl<'a> Session<'a> {
         self.trainer.runner.tasks.iter().any(|task| !task.validation.is_empty())
     }
 
-    /// Losses of all validation rows.
-    fn losses(&mut self) -> Result<Vec<TaskLoss>, TuneError> {
-        let Self { trainer, plan, observer, saved, .. } = self;
+    /// Losses of all validation rows; none if the observer asks to stop.
+    fn losses(&mut self) -> Result<Option<Vec<TaskLoss>>, TuneError> {
+        let Self { trainer, plan, observer, .. } = self;
         let go_on = || observer.event(&Event::Progress { bytes: 0 }) == Control::Continue;
         let step = trainer.counters.step;
-        let sums = validation::all(&mut trainer.runner, &plan.heads, plan.budget, step, &go_on)?;
-        // What a step is followed by is not gone on with half-way: the last checkpoint is before it.
-        sums.ok_or(TuneError::Cancelled { step: saved.unwrap_or(0) })
+        validation::all(&mut trainer.runner, &plan.heads, plan.budget, step, &go_on)
     }
 
     /// Writes down what validation shows; whether it is the best so far.
@@ -246,11 +259,17 @@ impl<'a> Session<'a> {
     /// Makes a checkpoint, and removes those that are not to be kept.
     fn save(&mut self) -> Result<(), TuneError> {
         let step = self.trainer.counters.step;
-        let state = State::of(&self.trainer, &self.progress, self.logs.state()?, self.ended.clone());
+        let state =
+            State::of(&self.trainer, &self.progress, self.logs.state()?, (self.ended.clone(), self.pending));
         let source = Source { parameters: &self.trainer.runner.parameters, base: self.base, name: self.name };
         let described = self.trainer_state()?;
         self.run.add(step, |dir| state.save(&self.trainer, &source, &self.plan.products, &described, dir))?;
         self.saved = Some(step);
+        self.prune()
+    }
+
+    /// Removes checkpoints that are not to be kept.
+    fn prune(&self) -> Result<(), TuneError> {
         let best = self.progress.best.filter(|_| self.plan.settings.progress.keep_best);
         let spare: Vec<u64> = best.map(|(_, step)| step).into_iter().collect();
         self.run.prune(self.plan.settings.checkpoints.keep, &spare)?;
@@ -282,7 +301,10 @@ impl<'a> Session<'a> {
     /// The result, with the numbers of the best step if that is wanted.
     fn end(mut self) -> Result<Tuned, TuneError> {
         let counters = self.trainer.counters;
-        if self.saved != Some(counters.step) {
+        if self.saved == Some(counters.step) {
+            // A run may have been killed between a checkpoint and the removal of older ones.
+            self.prune()?;
+        } else {
             self.save()?;
         }
         let best = self.progress.best.map(|(value, step)| (step, value));

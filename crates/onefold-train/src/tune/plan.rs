@@ -112,7 +112,13 @@ impl Plan {
             draw: settings.validation.batch.unwrap_or(settings.batch.micro).max(tasks.len()),
             budget: budget(tasks, settings.batch.micro as u64, packed),
             preview: sampler.preview(),
-            largest: largest(&settings, tasks, &heads, &sampler, steps),
+            largest: largest(
+                &settings,
+                tasks,
+                &heads,
+                (&sampler, is_apart(&balancer, steps)),
+                (steps, units),
+            ),
             products: products(&names, &heads),
             settings,
             names,
@@ -237,10 +243,13 @@ fn balancer(settings: &Settings, tasks: &[Task], weights: &[f64]) -> Result<Bala
 /// Units of so many epochs.
 fn units(sampler: &Sampler, epochs: f64) -> u64 {
     let whole = epochs.floor() as u64;
-    let full: u64 = (0..whole).map(|epoch| sampler.plan(epoch).len() as u64).sum();
+    // Packed epochs differ in their bins; beyond these they are taken to be as long as the first.
+    let counted = if sampler.is_packed() { whole.min(COUNTED) } else { 0 };
+    let others = (whole - counted).saturating_mul(sampler.epoch_len() as u64);
+    let full = (0..counted).map(|epoch| sampler.plan(epoch).len() as u64).sum::<u64>().saturating_add(others);
     let rest = epochs - epochs.floor();
     let part = if rest > 0.0 { (rest * sampler.plan(whole).len() as f64).round() as u64 } else { 0 };
-    (full + part).max(1)
+    full.saturating_add(part).max(1)
 }
 
 /// Tokens that pass the model at once in validation: as many as in training, about.
@@ -249,20 +258,39 @@ fn budget(tasks: &[Task], micro: u64, packed: Option<u64>) -> u64 {
     micro * packed.unwrap_or_else(|| u64::from(longest()))
 }
 
-/// Tokens and sequences of the largest micro-batch of the first epoch.
+/// Epochs whose bins are counted one by one.
+const COUNTED: u64 = 1000;
+/// Rows, or bins, that are looked at for the largest micro-batch.
+const LOOKED_AT: usize = 200_000;
+
+/// Whether the balancer wants micro-batches of one task, once it balances.
+fn is_apart(balancer: &Balancer, steps: u64) -> bool {
+    let kind = balancer.needs(steps.saturating_sub(1)).gradients;
+    are_kept(&kind) || kind == onefold_balance::Gradients::Norms
+}
+
+/// Tokens and sequences of the largest micro-batch of the training, or of its beginning if it is long.
 fn largest(
     settings: &Settings,
     tasks: &[Task],
     heads: &[Option<u32>],
-    sampler: &Sampler,
-    steps: u64,
+    (sampler, apart): (&Sampler, bool),
+    (steps, units): (u64, Option<u64>),
 ) -> (usize, usize) {
-    let epoch = sampler.plan(0);
-    let units: Vec<_> = epoch.units().collect();
+    let examples = settings.batch.examples;
+    let all = units.unwrap_or_else(|| steps.saturating_mul(examples as u64));
+    let most = usize::try_from(all).unwrap_or(usize::MAX).min(LOOKED_AT.max(examples));
+    let mut groups = Vec::new();
+    for epoch in 0.. {
+        let epoch = sampler.plan(epoch);
+        groups.extend(epoch.units().take(most - groups.len()).map(|unit| group(tasks, unit)));
+        if groups.len() >= most || epoch.len() == 0 {
+            break;
+        }
+    }
     let mut largest = (0, 0);
-    for step in units.chunks(settings.batch.examples).take(steps as usize) {
-        let groups = step.iter().map(|unit| group(tasks, *unit)).collect();
-        let rows = Rows::cut(groups, heads, settings.batch.micro, false);
+    for step in groups.chunks(examples) {
+        let rows = Rows::cut(step.to_vec(), heads, settings.batch.micro, apart);
         for at in &rows.micro {
             let passed = &rows.rows[at.rows.clone()];
             let tokens: u64 = passed.iter().map(|row| row.tokens).sum();

@@ -235,7 +235,14 @@ impl ScheduleSettings {
             ScheduleKind::Cosine => Fall::Cosine,
             ScheduleKind::Wsd { decay } => Fall::Wsd { decay: decay.steps(steps) },
         };
-        let schedule = Schedule { fall, warmup: self.warmup.steps(steps), steps, floor: self.floor };
+        let mut warmup = self.warmup.steps(steps);
+        if let Span::Share(share) = self.warmup
+            && share < 1.0
+        {
+            // The rate of a first step is 0: a training of one step would do nothing.
+            warmup = warmup.min(steps.saturating_sub(1));
+        }
+        let schedule = Schedule { fall, warmup, steps, floor: self.floor };
         schedule.check()?;
         Ok(schedule)
     }

@@ -51,6 +51,9 @@ pub(super) struct State {
     pub(super) log: LogState,
     /// Why the training is over, if it is.
     pub(super) ended: Option<String>,
+    /// Whether what is due after the step is still to be done: it was interrupted in its validation.
+    #[serde(default)]
+    pub(super) pending: bool,
 }
 
 impl State {
@@ -59,7 +62,7 @@ impl State {
         trainer: &Trainer<'_>,
         progress: &Progress,
         log: LogState,
-        ended: Option<String>,
+        (ended, pending): (Option<String>, bool),
     ) -> Self {
         let name = |id: ParameterId| trainer.runner.parameters[id].name.clone();
         Self {
@@ -73,6 +76,7 @@ impl State {
             progress: progress.clone(),
             log,
             ended,
+            pending,
         }
     }
 

@@ -26,17 +26,29 @@ pub(super) fn identity(
         hash.update([0]);
     }
     for fingerprint in models.iter().flat_map(|model| fingerprints(model)).chain(data.iter().cloned()) {
-        hash.update(fingerprint.to_string().as_bytes());
+        hash.update(nameless(fingerprint).to_string().as_bytes());
     }
     // Follows from the recipe and the first rows, but for datasets that another tool describes.
     for (_, layout) in tasks.iter().flat_map(|task| &task.layouts) {
         hash.update(format!("{layout:?}").as_bytes());
     }
     for (name, text) in models.iter().flat_map(|model| settings(model)) {
-        hash.update(name.as_bytes());
+        let name = Path::new(&name).file_name().unwrap_or_default();
+        hash.update(name.as_encoded_bytes());
         hash.update(Sha256::digest(&text));
     }
     hex(&hash.finalize())
+}
+
+/// What a file is, however the path to it is spelled: with the last part of its name.
+fn nameless(mut fingerprint: Value) -> Value {
+    let name = fingerprint["file"]
+        .as_str()
+        .map(|path| Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()));
+    if let Some(name) = name {
+        fingerprint["file"] = json!(name);
+    }
+    fingerprint
 }
 
 /// Each file of each task with its size and hash. A folder of images stands for its files by names, sizes and times.

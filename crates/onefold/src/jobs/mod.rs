@@ -71,6 +71,16 @@ pub(crate) fn tell_hub(shell: &Shell) -> impl FnMut(HubEvent<'_>) {
     }
 }
 
+/// A path or setting as a shell takes it.
+pub(crate) fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,@+%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
 /// Directory that relative paths of a recipe are looked up in first.
 pub(crate) fn dir_of(file: &Path) -> &Path {
     file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))

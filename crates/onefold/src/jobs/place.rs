@@ -20,6 +20,29 @@ pub(crate) fn check(out: &Path, kept: &[PathBuf], force: bool) -> Result<(), Che
         .map_err(|e| CheckpointError::io(&partial, "create")(e.into()))
 }
 
+/// Refuses a place inside of a directory whose files are data: the next run would read what this one writes.
+pub(crate) fn check_outside(out: &Path, data: &[PathBuf]) -> Result<(), Failure> {
+    let full = |path: &Path| -> PathBuf {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // The part that is there, without links; then what is still to be made.
+        let known = absolute.ancestors().find_map(|part| Some((part.canonicalize().ok()?, part.to_owned())));
+        match known {
+            Some((real, part)) => absolute.strip_prefix(&part).map_or(real.clone(), |rest| real.join(rest)),
+            None => absolute,
+        }
+    };
+    let place = full(out);
+    let around = data.iter().filter(|path| path.is_dir()).find(|path| place.starts_with(full(path)));
+    match around {
+        None => Ok(()),
+        Some(dir) => Err(Failure::usage(format!(
+            "{}: it lies in {}, whose files are data, and would be read as data itself; choose another place",
+            out.display(),
+            dir.display()
+        ))),
+    }
+}
+
 /// Why an output was not opened: a place that cannot be written to is a bad argument, a full disk is not.
 pub(crate) fn refused(error: CheckpointError) -> Failure {
     use ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};

@@ -88,6 +88,11 @@ impl<'n> Fields<'n> {
         self.entries.get(key).map(|entry| entry.place)
     }
 
+    /// Whether `key` has a value: an empty one is none.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|entry| !entry.value.is_null())
+    }
+
     /// Reports a key that is accepted elsewhere but read by nobody here.
     pub fn unused(&mut self, key: &'static str, help: &str, problems: &mut Problems) {
         self.unused.push(key);

@@ -109,9 +109,9 @@ impl<'n, 'p> Keys<'n, 'p> {
         self.fields.place(key).unwrap_or(self.place)
     }
 
-    /// Whether a key stands here.
+    /// Whether a key has a value here.
     pub(in crate::recipe) fn has(&self, key: &str) -> bool {
-        self.fields.place(key).is_some()
+        self.fields.has(key)
     }
 
     /// Reports something that is wrong with a key.

@@ -59,7 +59,7 @@ fn a_damaged_state_is_an_error() {
     {
         write(state.parent().unwrap(), "adapt.json", damaged);
         let error = world.adapt(&out, &Silent).unwrap_err().to_string();
-        assert!(error.contains("adapt.json") && error.contains("--force"), "{error}");
+        assert!(error.contains("adapt.json") && error.contains("OUT.run"), "{error}");
     }
 }
 

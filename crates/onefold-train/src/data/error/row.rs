@@ -104,6 +104,18 @@ pub enum RowProblem {
         /// What it is, as JSON.
         found: String,
     },
+    /// A text of which the tokenizer makes nothing.
+    #[error("the text has no token: it is empty, and the tokenizer adds none of its own; leave the row out")]
+    NoToken,
+    /// An answer that is marked as one that is not to be learnt.
+    #[error(
+        "key `{key}` says that this answer is not to be learnt, and all answers of a conversation are; end the conversation before \
+         it, or make rows of `prompt` and `completion`"
+    )]
+    NotToBeLearnt {
+        /// Path of the key.
+        key: String,
+    },
     /// Who speaks is not known.
     #[error("key `{key}`: unknown role {role:?}; known are {known}")]
     UnknownRole {

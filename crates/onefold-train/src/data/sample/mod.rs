@@ -148,6 +148,11 @@ impl Sampler {
         Epoch::plan(&self.sources, &self.mixture, &self.quotas, epoch)
     }
 
+    /// Whether rows are packed into bins.
+    pub fn is_packed(&self) -> bool {
+        self.mixture.packing.is_some()
+    }
+
     /// Units of the epoch in which it is.
     pub fn epoch_len(&self) -> usize {
         self.epoch.len()

@@ -35,7 +35,10 @@ pub(super) fn prompt_completion(row: &Row, layout: &Layout) -> Result<Example, R
             messages.extend(list(learnt, completion, &layout.tags)?);
             chat(row, layout, messages, learnt_from)
         }
-        (_, other) => Err(wrong(completion, "text, or messages, as the prompt", other)),
+        (Value::String(_) | Value::Array(_), other) => {
+            Err(wrong(completion, "text, or messages, as the prompt", other))
+        }
+        (other, _) => Err(wrong(prompt, "text, or a list of messages", other)),
     }
 }
 
@@ -138,6 +141,17 @@ fn one(value: &Value, at: &str, tags: &Tags) -> Result<Message, RowProblem> {
     let name = get(&tags.role).ok_or_else(|| missing(&tags.role))?;
     let name = name.as_str().ok_or_else(|| wrong(format!("{at}.{}", tags.role), "text", name))?;
     let role = role_of(name, &format!("{at}.{}", tags.role), tags)?;
+    let unlearnt = |key: &&&str| match get(key) {
+        Some(Value::Bool(learnt)) => !learnt,
+        Some(weight) => weight.as_f64() == Some(0.0),
+        None => false,
+    };
+    // OpenAI's and others' marks of answers.
+    if role == Role::Assistant
+        && let Some(key) = ["weight", "train"].iter().find(unlearnt)
+    {
+        return Err(RowProblem::NotToBeLearnt { key: format!("{at}.{key}") });
+    }
     let content = match get(&tags.content) {
         Some(content) => said(content, &format!("{at}.{}", tags.content))?,
         None if get("tool_calls").is_some() => Value::from(""),

@@ -104,9 +104,9 @@ fn value(field: Field, at: &str, binary: &mut Binary) -> Result<Value, RowProble
         Field::UShort(x) => x.into(),
         Field::UInt(x) => x.into(),
         Field::ULong(x) => x.into(),
-        Field::Float16(x) => number(x.to_f64(), at)?,
-        Field::Float(x) => number(x.into(), at)?,
-        Field::Double(x) => number(x, at)?,
+        Field::Float16(x) => number(x.to_f64()),
+        Field::Float(x) => number(x.into()),
+        Field::Double(x) => number(x),
         Field::Str(text) => text.into(),
         Field::Bytes(bytes) => {
             binary.push((at.to_owned(), bytes.data().to_vec()));
@@ -131,13 +131,9 @@ fn value(field: Field, at: &str, binary: &mut Binary) -> Result<Value, RowProble
     })
 }
 
-fn number(x: f64, at: &str) -> Result<Value, RowProblem> {
-    let found = Number::from_f64(x).map(Value::Number);
-    found.ok_or_else(|| RowProblem::Wrong {
-        key: at.to_owned(),
-        expected: "a finite number",
-        found: x.to_string(),
-    })
+/// A number; what is none as its name, which whoever reads the column refuses.
+fn number(x: f64) -> Value {
+    Number::from_f64(x).map_or_else(|| Value::String(x.to_string()), Value::Number)
 }
 
 fn wrong(at: &str, expected: &'static str, found: &Field) -> RowProblem {

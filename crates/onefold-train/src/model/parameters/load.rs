@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use onefold_checkpoint::names::Name;
 use onefold_checkpoint::{Checkpoint, CheckpointError, Dtype, Tensor};
 use onefold_engine::{Buffer, Half as HalfWeight, HalfBits, HalfDtype};
 use rayon::prelude::*;
@@ -95,6 +96,7 @@ impl Parameters {
         };
         let entries = collect(found.tensors.into_par_iter().map(read).collect(), dir)?;
         let mut parameters = Self::of(config.clone(), entries);
+        parameters.notes.extend(beyond(&found.unused));
         for name in found.unused {
             let kept = parameters.keep(&name, &stored[&name]);
             parameters.kept.push((name, kept));
@@ -128,6 +130,17 @@ impl Parameters {
         }
         Kept::Tied(id)
     }
+}
+
+/// What is said of tensors of layers that the configuration does not have.
+fn beyond(unused: &[String]) -> Option<String> {
+    let mut layers = unused.iter().filter(|name| Name::parse(name).layer.is_some());
+    let first = layers.next()?;
+    let more = layers.count();
+    let others = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!(
+        "`{first}`{others} stand in layers, and are no tensors of the model that config.json describes: they are not computed with"
+    ))
 }
 
 fn same(a: &Tensor, b: &Tensor) -> bool {

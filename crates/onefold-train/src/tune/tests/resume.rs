@@ -64,6 +64,39 @@ fn resumes(mut world: World, steps: u64) {
     }
 }
 
+/// Cancels the given number of validation passes after a step was made.
+struct InValidation(AtomicU64, AtomicU64);
+
+impl Observer for InValidation {
+    fn event(&self, event: &Event<'_>) -> Control {
+        if matches!(event, Event::Step { .. }) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+        let made = self.1.load(Ordering::Relaxed) >= 2;
+        let stops =
+            made && matches!(event, Event::Progress { .. }) && self.0.fetch_sub(1, Ordering::Relaxed) == 1;
+        if stops { Control::Cancel } else { Control::Continue }
+    }
+}
+
+/// A step that was made is not lost because its validation is interrupted; the validation is made when the run goes on.
+#[test]
+fn interrupted_in_a_validation() {
+    let mut world = World::writing();
+    world.settings.validation.every = Every::Steps(3);
+    world.settings.checkpoints.every = Every::Never;
+    let straight = world.tune(&world.out("straight"), &Silent).unwrap();
+    let out = world.out("broken");
+    for at in [1, 2] {
+        let observer = InValidation(AtomicU64::new(at), AtomicU64::new(if at == 1 { 0 } else { 2 }));
+        let error = world.tune(&out, &observer).unwrap_err();
+        assert!(matches!(error, TuneError::Cancelled { step: 3 }), "{error}");
+    }
+    let broken = world.tune(&out, &Silent).unwrap();
+    assert_eq!(numbers(&broken.parameters), numbers(&straight.parameters));
+    assert_eq!(metrics(&world.out("broken.run")), metrics(&world.out("straight.run")));
+}
+
 #[test]
 fn with_every_kind_of_memory() {
     for kind in [

@@ -98,6 +98,9 @@ impl Session<'_> {
         }
         let dirs = models.iter().flat_map(|model| model.dirs.iter().cloned());
         let read: Vec<PathBuf> = dirs.chain(paths(&data.inputs)).chain(paths(&data.tests)).collect();
+        let named = recipe.tasks.iter().flat_map(|task| task.inputs.iter().chain(&task.test));
+        let folders: Vec<PathBuf> = named.map(|path| dir_of(&args.recipe).join(path)).collect();
+        place::check_outside(out, &folders)?;
         if !is_done {
             place::check(out, &read, args.force).map_err(|e| Failure::usage(e.to_string()))?;
         }
@@ -264,7 +267,7 @@ fn refused(error: AdaptError) -> Failure {
 /// Learning that ended before its time.
 fn interrupted(run: &RunDir, error: AdaptError) -> Failure {
     match (&error, run.checkpoints().last()) {
-        (AdaptError::Cancelled { .. }, _) | (_, None) => Failure::job(error),
+        (AdaptError::Cancelled { .. } | AdaptError::State { .. }, _) | (_, None) => Failure::job(error),
         (_, Some(step)) => {
             let place = run.checkpoint(*step);
             Failure::Job(format!("{error}; the state in {} is intact", place.display()))

@@ -1,6 +1,7 @@
 //! The result with the files that explain it: coefficients, merged models, log, report, card, recipe, and `onefold.json`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::output::{RunDir, write_file};
@@ -11,7 +12,7 @@ use super::dry_run::total;
 use super::products::{self, COEFFICIENTS, Product};
 use super::{Data, Session};
 use crate::jobs::fingerprint::fingerprints;
-use crate::jobs::{memory, show_bytes};
+use crate::jobs::{memory, quoted, show_bytes};
 use crate::models::Model;
 use crate::progress::Failure;
 use crate::report::{self, CardInfo, CardSource, counted};
@@ -137,8 +138,9 @@ impl Run<'_> {
 
     fn command(&self) -> String {
         let Session { args, common, .. } = self.session;
-        let mut command = format!("onefold adapt {} -o {}", args.recipe.display(), args.output.display());
-        args.sets.iter().for_each(|set| command += &format!(" --set '{set}'"));
+        let path = |path: &Path| quoted(&path.display().to_string());
+        let mut command = format!("onefold adapt {} -o {}", path(&args.recipe), path(&args.output));
+        args.sets.iter().for_each(|set| command += &format!(" --set {}", quoted(set)));
         if common.seed != 0 {
             command += &format!(" --seed {}", common.seed);
         }

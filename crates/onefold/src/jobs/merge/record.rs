@@ -13,7 +13,7 @@ use super::budget::Budget;
 use super::emr::Streamed;
 use crate::cli::{Common, DEFAULT_SHARD, MergeArgs};
 use crate::jobs::fingerprint::fingerprints;
-use crate::jobs::{memory, show_bytes};
+use crate::jobs::{memory, quoted, show_bytes};
 use crate::models::{Library, Model};
 use crate::plan::Plan;
 use crate::progress::{Failure, Shell};
@@ -100,9 +100,9 @@ impl Run<'_> {
     }
 
     fn command(&self) -> String {
-        let mut command =
-            format!("onefold merge {} -o {}", self.args.recipe.display(), self.args.output.display());
-        self.args.sets.iter().for_each(|s| command += &format!(" --set '{s}'"));
+        let path = |path: &Path| quoted(&path.display().to_string());
+        let mut command = format!("onefold merge {} -o {}", path(&self.args.recipe), path(&self.args.output));
+        self.args.sets.iter().for_each(|set| command += &format!(" --set {}", quoted(set)));
         if self.common.seed != 0 {
             command += &format!(" --seed {}", self.common.seed);
         }

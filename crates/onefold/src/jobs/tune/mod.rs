@@ -92,11 +92,14 @@ impl Session<'_> {
             return self.is_there(&job);
         }
         let read: Vec<PathBuf> = self.model.dirs.iter().cloned().chain(paths(&tasks)).collect();
+        let folders = recipe.tasks.iter().flat_map(|task| task.folders(dir_of(&args.recipe)));
+        place::check_outside(out, &folders.collect::<Vec<_>>())?;
         if !is_done {
             place::check(out, &read, args.force).map_err(|e| Failure::usage(e.to_string()))?;
         }
         let prepared =
             Prepared::open(self.dir, &tasks, &recipe.trainable, recipe.settings.seed).map_err(refused)?;
+        prepared.parameters.notes.iter().for_each(|note| shell.warn(note));
         let report = self.examine(&recipe, &tasks, encoder.as_ref(), &prepared)?;
         let shares: Vec<f64> = recipe.tasks.iter().map(|task| task.share).collect();
         let weights: Vec<f64> = recipe.tasks.iter().map(|task| task.weight).collect();
@@ -173,7 +176,7 @@ fn refused(error: TuneError) -> Failure {
 /// A training that ended before its time.
 fn interrupted(run: &RunDir, error: TuneError) -> Failure {
     match (&error, run.checkpoints().last()) {
-        (TuneError::Cancelled { .. }, _) | (_, None) => Failure::job(error),
+        (TuneError::Cancelled { .. } | TuneError::State { .. }, _) | (_, None) => Failure::job(error),
         (_, Some(step)) => {
             let place = run.checkpoint(*step);
             Failure::Job(format!("{error}; the checkpoint {} is intact", place.display()))

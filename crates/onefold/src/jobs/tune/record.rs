@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Session;
 use super::memory::Predicted;
 use crate::jobs::fingerprint::fingerprints;
-use crate::jobs::{memory, show_bytes};
+use crate::jobs::{memory, quoted, show_bytes};
 use crate::progress::Failure;
 use crate::recipe::tune::TuneRecipe;
 use crate::report::{self, CardSource, TunedCard, counted};
@@ -111,8 +111,9 @@ impl Run<'_> {
 
     fn command(&self) -> String {
         let Session { args, common, .. } = self.session;
-        let mut command = format!("onefold tune {} -o {}", args.recipe.display(), args.output.display());
-        args.sets.iter().for_each(|set| command += &format!(" --set '{set}'"));
+        let path = |path: &Path| quoted(&path.display().to_string());
+        let mut command = format!("onefold tune {} -o {}", path(&args.recipe), path(&args.output));
+        args.sets.iter().for_each(|set| command += &format!(" --set {}", quoted(set)));
         if common.seed != 0 {
             command += &format!(" --seed {}", common.seed);
         }
@@ -173,7 +174,7 @@ impl Run<'_> {
             "inputs": {"model": {model.label.clone(): fingerprints(model)}, "data": inputs},
             "run": self.facts(),
             "notes": of(Severity::Note),
-            "warnings": of(Severity::Warning),
+            "warnings": of(Severity::Warning).into_iter().chain(skipped(tuned)).collect::<Vec<_>>(),
             "data": self.report.tasks,
             "plan": {
                 "steps": self.plan.steps,
@@ -194,6 +195,12 @@ impl Run<'_> {
             },
         })
     }
+}
+
+/// Steps that were left out.
+fn skipped(tuned: &Tuned) -> Option<String> {
+    let why = "their losses or gradients were no numbers";
+    (tuned.skipped > 0).then(|| format!("{} of {} steps were left out: {why}", tuned.skipped, tuned.steps))
 }
 
 /// What the validation of the step that is kept said of each task, if there was one.

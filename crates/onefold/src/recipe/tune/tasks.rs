@@ -233,6 +233,20 @@ pub(in crate::recipe) fn columns(keys: &mut Keys<'_, '_>) -> Vec<(String, String
 }
 
 impl TaskRecipe {
+    /// Files and directories that the recipe itself names, looked up in `dir`.
+    pub fn folders(&self, dir: &Path) -> Vec<PathBuf> {
+        let train = match &self.train {
+            Data::Paths(paths) => below(dir, paths),
+            Data::MftCoder(folder) => vec![dir.join(folder)],
+            Data::Dataset { .. } => Vec::new(),
+        };
+        let validation = match &self.validation {
+            Validation::Files(paths) => below(dir, paths),
+            Validation::None | Validation::Held(_) => Vec::new(),
+        };
+        train.into_iter().chain(validation).collect()
+    }
+
     /// The task's data as it is loaded; paths are looked up in `dir`.
     ///
     /// # Errors

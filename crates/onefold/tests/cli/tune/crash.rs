@@ -172,7 +172,7 @@ fn a_damaged_state_is_an_error_and_not_a_wrong_result() {
     let text = fs::read_to_string(&state).unwrap();
     for damaged in ["", "{}", &text.replacen("\"format\": 1", "\"format\": 9", 1), &text[..text.len() / 2]] {
         fs::write(&state, damaged).unwrap();
-        onefold(dir.path(), &TUNE).fails(1, &["state.json", "--force"]);
+        onefold(dir.path(), &TUNE).fails(1, &["state.json", "OUT.run"]);
     }
     fs::write(&state, &text).unwrap();
     let tensors = state.with_extension("safetensors");

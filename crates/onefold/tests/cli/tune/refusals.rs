@@ -27,6 +27,11 @@ fn recipes_with_mistakes() {
         ("epochs: 2", "sampling: {floor: 0.6}", &["floor"]),
         ("epochs: 2", "sampling: {samples: 1}", &["samples"]),
         ("epochs: 2", "batch: {length: 4}", &["batch", "two"]),
+        ("name: next", "name: ", &["no `name`"]),
+        ("train: next.jsonl", "train: ", &["no `train`"]),
+        ("{rows: 8}", "{rows: }", &["no `rows`"]),
+        ("epochs: 2", "optimizer: {kind: sgd, lr: }", &["no `lr`"]),
+        ("micro: 4", "micro: 4, packing: true, length: ", &["no `length`"]),
         ("next.jsonl", "absent.jsonl", &["task `next`", "absent.jsonl", "cannot read"]),
         ("{rows: 8}", "{rows: 4000}", &["task `turn`: validation: 4000 rows"]),
         ("{rows: 8}", "next.txt", &["task `turn`", "next.txt"]),
@@ -51,6 +56,43 @@ fn recipes_with_mistakes() {
     onefold(dir.path(), &["tune", "none.yaml", "-o", "out"])
         .fails(2, &["none.yaml", "cannot read the recipe"]);
     onefold(dir.path(), &["tune", "r.yaml"]).fails(2, &["--output"]);
+}
+
+/// What a run writes must not be data of the next.
+#[test]
+fn outputs_do_not_lie_among_data() {
+    let dir = decoder();
+    fs::create_dir(dir.path().join("data")).unwrap();
+    fs::rename(dir.path().join("next.jsonl"), dir.path().join("data/next.jsonl")).unwrap();
+    let recipe = DECODER.replace("train: next.jsonl", "train: data");
+    tune(dir.path(), &recipe, "data/out", &[]).fails(2, &["data/out", "whose files are data"]);
+    tune(dir.path(), &recipe, "out", &[]).ok();
+}
+
+#[test]
+fn rows_that_cannot_be_learnt_are_named() {
+    let dir = encoder();
+    let mut lines = fs::read_to_string(dir.path().join("vowels.jsonl")).unwrap();
+    lines += "{\"text\": \"\", \"label\": \"vowel\"}\n";
+    fs::write(dir.path().join("vowels.jsonl"), lines).unwrap();
+    tune(dir.path(), ENCODER, "out", &[])
+        .fails(2, &["task `vowels`", "vowels.jsonl, line 53", "has no token"]);
+    let dir = decoder();
+    let said = |more: serde_json::Value| {
+        let mut answer = json!({"role": "assistant", "content": "b"});
+        answer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"messages": [{"role": "user", "content": "a"}, answer]})
+    };
+    for (more, key) in
+        [(json!({"weight": 0}), "messages[1].weight"), (json!({"train": false}), "messages[1].train")]
+    {
+        rows(dir.path(), "next.jsonl", std::iter::once(said(more)));
+        let recipe =
+            format!("{DECODER}chat_template: '{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}'\n");
+        tune(dir.path(), &recipe, "out", &[]).fails(2, &["next.jsonl, line 1", key, "not to be learnt"]);
+    }
+    rows(dir.path(), "next.jsonl", std::iter::once(json!({"prompt": 5, "completion": "b"})));
+    tune(dir.path(), DECODER, "out", &[]).fails(2, &["key `prompt`"]);
 }
 
 #[test]
