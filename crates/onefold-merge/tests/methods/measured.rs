@@ -271,7 +271,7 @@ proptest! {
         normalize in any::<bool>(),
     ) {
         let n = rows.len();
-        let theta = |m: usize| rows.iter().enumerate().map(|(i, r)| if (i + m) % 2 == 0 { r.0 } else { r.2 }).collect();
+        let theta = |m: usize| rows.iter().enumerate().map(|(i, r)| if (i + m).is_multiple_of(2) { r.0 } else { r.2 }).collect();
         let fisher = |m: usize| rows.iter().enumerate().map(|(i, r)| [r.1, r.3, 0.0][(i + m) % 3]).collect();
         let models: Vec<Vec<f32>> = (0..k).map(theta).collect();
         let input = Input {
