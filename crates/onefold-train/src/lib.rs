@@ -4,7 +4,7 @@
 //! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`data`] reads
 //! datasets and says which rows are learnt when, [`config`]
 //! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, [`model`]
-//! runs it, forwards and backwards, [`optimizer`] moves its parameters, [`schedule`] says how far, [`tune`] is the training of
+//! runs it, forwards and backwards, [`statistics`] measures it on its inputs, [`optimizer`] moves its parameters, [`schedule`] says how far, [`tune`] is the training of
 //! several tasks together, and [`tensorboard`] writes down how it went.
 
 pub mod config;
@@ -15,6 +15,7 @@ mod json;
 pub mod model;
 pub mod optimizer;
 pub mod schedule;
+pub mod statistics;
 pub mod tensorboard;
 pub mod text;
 pub mod tune;
