@@ -335,8 +335,8 @@ fn language_models_draw_their_tokens() {
         let one = || vec![text(&[IDS[0]], &[0, -1, 0, 0, -1])];
         let found = measured(&mut model, &parameters, settings, one());
         assert_eq!(found, measured(&mut model, &parameters, settings, one()));
-        let other = measured(&mut model, &parameters, FisherSettings { seed: 6, ..settings }, one());
-        assert!(found != other, "{name}");
+        let mut of = |seed| measured(&mut model, &parameters, FisherSettings { seed, ..settings }, one());
+        assert!((6..16).any(|seed| of(seed) != found), "{name}");
         // What was drawn is one of the labellings: it is left in the batch.
         let (mut fisher, mut batch) = (Fisher::new(settings), one().remove(0));
         fisher.add(&mut model, &parameters, &mut batch).unwrap();
@@ -353,7 +353,7 @@ fn images_are_measured() {
     let parameters = golden.parameters(|spec| spec.role == Role::Head);
     let mut model = VisionModel::new(&parameters).unwrap();
     let ModelConfig::Vision(config) = &golden.config else { panic!("vit looks at images") };
-    let shape = [config.channels, config.image_size, config.image_size];
+    let shape = [config.channels, config.image_size.0, config.image_size.1];
     let pixels: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * 0.37).sin()).collect();
     let mut batch = ImageBatch::default();
     batch.push(&Image { shape, pixels: &pixels, ..Image::default() });
@@ -407,7 +407,7 @@ fn grams_are_products_of_the_inputs() {
         if name == "vit" {
             let mut model = VisionModel::new(&parameters).unwrap();
             let ModelConfig::Vision(config) = &golden.config else { panic!("vit looks at images") };
-            let shape = [config.channels, config.image_size, config.image_size];
+            let shape = [config.channels, config.image_size.0, config.image_size.1];
             let pixels: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * 0.37).sin()).collect();
             let mut batch = ImageBatch::default();
             batch.push(&Image { shape, pixels: &pixels, ..Image::default() });
@@ -526,22 +526,12 @@ fn statistics_are_written_and_read() {
         assert_eq!((&read.tensors[name].shape, &golden.checkpoint.tensors()[name].shape), (shape, shape));
     }
 
-    let grams = (0..2).map(|_| Stored {
-        names: vec!["a".into(), "b".into()],
-        transposed: false,
-        shape: vec![1],
-        values: &owned[0].2,
-    });
-    drop(grams);
     let refused = |path: &Path, message: &str| {
         let error = Statistics::open(path).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     };
     refused(&dir.path().join("nowhere"), "nowhere");
-    refused(
-        &golden.checkpoint.files()[0].path().to_owned(),
-        "these are no statistics of a model (kind: none)",
-    );
+    refused(golden.checkpoint.files()[0].path(), "these are no statistics of a model (kind: none)");
 }
 
 // ---- mask nodes
