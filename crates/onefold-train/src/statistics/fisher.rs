@@ -28,6 +28,7 @@ use onefold_engine::cpu::optimizer::square_sum;
 use onefold_runtime::Stream;
 
 use super::error::StatisticsError;
+use super::file::Stored;
 use super::labels::{Labelling, Scores};
 use super::squares::Squares;
 use crate::config::Problem;
@@ -72,6 +73,25 @@ pub struct FisherSettings {
 impl Default for FisherSettings {
     fn default() -> Self {
         Self { kind: FisherKind::Exact, enumerate: 16, draws: 1, seed: 0 }
+    }
+}
+
+/// The Fisher information of a tensor.
+#[derive(Debug)]
+pub struct Diagonal {
+    /// Its names: several, if it is tied and stored more than once.
+    pub names: Vec<String>,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Of each element, the mean over examples.
+    pub values: Buffer,
+}
+
+impl Diagonal {
+    /// As it is written.
+    pub fn stored(&self) -> Stored<'_> {
+        let Self { names, shape, values } = self;
+        Stored { names: names.clone(), transposed: false, shape: shape.clone(), values }
     }
 }
 
@@ -281,31 +301,27 @@ impl Fisher {
         }
     }
 
-    /// The mean over examples of every tensor of the checkpoint that had a gradient, by name, with its shape.
+    /// The mean over examples, of every tensor of the checkpoint that had a gradient.
     ///
     /// # Errors
     /// If nothing was measured, or a sum is not finite.
-    pub fn finish(
-        self,
-        parameters: &Parameters,
-    ) -> Result<Vec<(String, Vec<usize>, Buffer)>, StatisticsError> {
+    pub fn finish(self, parameters: &Parameters) -> Result<Vec<Diagonal>, StatisticsError> {
         if self.examples == 0 {
             return Err(StatisticsError::Nothing);
         }
         let factor = (1.0 / self.examples as f64) as f32;
         let mut means = Vec::new();
-        for (id, mut sum) in self.squares.into_sums() {
+        for (id, mut values) in self.squares.into_sums() {
             let parameter = &parameters[id];
             if !matches!(parameter.origin, Origin::Stored { .. }) {
                 continue;
             }
-            elementwise::scale(&mut sum, factor);
-            if !square_sum(&sum).is_finite() {
+            elementwise::scale(&mut values, factor);
+            if !square_sum(&values).is_finite() {
                 return Err(StatisticsError::Overflow { tensor: parameter.name.clone() });
             }
-            means.push((parameter.name.clone(), parameter.shape.clone(), sum));
+            means.push(Diagonal { names: parameters.names(id), shape: parameter.shape.clone(), values });
         }
-        means.sort_by(|(a, ..), (b, ..)| a.cmp(b));
         Ok(means)
     }
 }

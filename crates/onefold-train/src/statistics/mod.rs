@@ -24,7 +24,7 @@ mod tests;
 
 pub use error::StatisticsError;
 pub use file::{Kind, Statistics, Stored, save};
-pub use fisher::{Fisher, FisherKind, FisherSettings};
+pub use fisher::{Diagonal, Fisher, FisherKind, FisherSettings};
 pub use gram::{Gram, Grams};
 pub use nodes::{LayerNodes, MaskNodes, NodeFactors};
 pub use surgery::{Surgery, SurgeryError, SurgerySettings};

@@ -250,15 +250,19 @@ pub struct NodeFactors<'a> {
 }
 
 impl NodeFactors<'_> {
-    /// The factors of every tensor of a model, by name, in its shape.
+    /// The factors of every tensor of a model, by its name in the file, in its shape: `found` is what
+    /// [`crate::families::find()`] gives for a checkpoint.
     ///
     /// # Errors
     /// If the nodes are of another model.
-    pub fn expand(&self, specs: &[TensorSpec]) -> Result<BTreeMap<String, Tensor>, StatisticsError> {
-        specs.iter().map(|spec| Ok((spec.name.clone(), self.tensor(spec, specs)?))).collect()
+    pub fn expand(
+        &self,
+        found: &[(TensorSpec, String)],
+    ) -> Result<BTreeMap<String, Tensor>, StatisticsError> {
+        found.iter().map(|(spec, name)| Ok((name.clone(), self.tensor(spec, found)?))).collect()
     }
 
-    fn tensor(&self, spec: &TensorSpec, specs: &[TensorSpec]) -> Result<Tensor, StatisticsError> {
+    fn tensor(&self, spec: &TensorSpec, found: &[(TensorSpec, String)]) -> Result<Tensor, StatisticsError> {
         let (outputs, inputs, layout) = spec.linear_dims();
         let unfit = |why: &str| StatisticsError::Unfit {
             tensor: spec.name.clone(),
@@ -271,7 +275,8 @@ impl NodeFactors<'_> {
                 let nodes = self.layers.get(layer).ok_or_else(|| unfit("there are no nodes of its layer"))?;
                 let attended =
                     |other: &&TensorSpec| other.layer == Some(layer) && other.role == Role::AttentionOutput;
-                let attended = specs.iter().filter(attended).find(|other| other.is_adaptable());
+                let attended =
+                    found.iter().map(|(other, _)| other).filter(attended).find(|other| other.is_adaptable());
                 let rows = attended.map_or(0, |other| other.linear_dims().1);
                 self.factors(spec.role, nodes, outputs, rows)
                     .ok_or_else(|| unfit("its heads or neurons are not as many as were measured"))?

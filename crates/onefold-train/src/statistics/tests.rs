@@ -158,7 +158,8 @@ fn measured(
     for mut batch in batches {
         fisher.add(model, parameters, &mut batch).unwrap();
     }
-    fisher.finish(parameters).unwrap().into_iter().map(|(name, _, values)| (name, values.to_vec())).collect()
+    let found = fisher.finish(parameters).unwrap();
+    found.into_iter().map(|mut d| (d.names.remove(0), d.values.to_vec())).collect()
 }
 
 fn classes(golden: &Golden) -> usize {
@@ -362,10 +363,10 @@ fn images_are_measured() {
     let mut fisher = Fisher::new(FisherSettings::default());
     fisher.add(&mut model, &parameters, &mut batch).unwrap();
     let found = fisher.finish(&parameters).unwrap();
-    let (_, _, bias) = found.iter().find(|(name, ..)| name.ends_with("bias")).unwrap();
+    let bias = found.iter().find(|d| d.names[0].ends_with("bias")).unwrap();
     // Σ_y p_y·([r = y] − p_r)² = p_r·(1 − p_r)
     let p = scores.iter().map(|z| f64::from(*z).exp() / size);
-    close("bias", &bias.to_vec(), &p.map(|p| p * (1.0 - p)).collect::<Vec<_>>(), 1e-5);
+    close("bias", &bias.values.to_vec(), &p.map(|p| p * (1.0 - p)).collect::<Vec<_>>(), 1e-5);
 }
 
 #[test]
@@ -504,26 +505,15 @@ fn statistics_are_written_and_read() {
     let mut fisher = Fisher::new(FisherSettings::default());
     fisher.add(&mut model, &parameters, &mut text(&[IDS[0]], &[])).unwrap();
     let found = fisher.finish(&parameters).unwrap();
-    let of = |(name, shape, values): &(String, Vec<usize>, Buffer)| {
-        (vec![name.clone()], shape.clone(), values.clone())
-    };
-    let owned: Vec<_> = found.iter().map(of).collect();
-    let stored: Vec<Stored<'_>> = owned
-        .iter()
-        .map(|(names, shape, values)| Stored {
-            names: names.clone(),
-            transposed: false,
-            shape: shape.clone(),
-            values,
-        })
-        .collect();
+    let stored: Vec<Stored<'_>> = found.iter().map(Diagonal::stored).collect();
     let out = dir.path().join("fisher");
     save(&out, Kind::Fisher, 1, &BTreeMap::new(), &stored, false).unwrap();
     let read =
         Statistics::open(&out.join("statistics.safetensors")).unwrap().of_kind(Kind::Fisher, &out).unwrap();
     assert_eq!(read.tensors.len(), found.len());
-    for (name, shape, _) in &found {
-        assert_eq!((&read.tensors[name].shape, &golden.checkpoint.tensors()[name].shape), (shape, shape));
+    for Diagonal { names, shape, .. } in &found {
+        let (found, stored) = (&read.tensors[&names[0]], &golden.checkpoint.tensors()[&names[0]]);
+        assert_eq!((&found.shape, &stored.shape), (shape, shape));
     }
 
     let refused = |path: &Path, message: &str| {
@@ -549,8 +539,11 @@ fn golden_of_factors() {
         name: name.to_owned(),
         shape: vec![2, 2],
     };
-    let specs =
-        [spec(Role::Query, "query"), spec(Role::Value, "value"), spec(Role::AttentionOutput, "output")];
+    let specs = named(vec![
+        spec(Role::Query, "query"),
+        spec(Role::Value, "value"),
+        spec(Role::AttentionOutput, "output"),
+    ]);
     let factors = |name: &str| -> Vec<Vec<f32>> {
         let of = |heads: &Vec<f64>| {
             let layers = [LayerNodes { heads: heads.clone(), neurons: Vec::new() }];
@@ -573,6 +566,11 @@ fn golden_of_factors() {
         };
         close(key, &(0..4).map(at).collect::<Vec<_>>(), &flat(&golden[key]), 1e-6);
     }
+}
+
+/// Tensors as they are found in a file that has a head.
+fn named(specs: Vec<TensorSpec>) -> Vec<(TensorSpec, String)> {
+    specs.into_iter().map(|spec| (spec.clone(), spec.name)).collect()
 }
 
 /// A mask is a factor of the columns of the map behind it: its slope is ⟨column of W, gradient of the column⟩.
@@ -626,7 +624,7 @@ fn nodes_are_squares_of_slopes_by_masks() {
         }
         // Every tensor of the model has its factors.
         let factors = NodeFactors { layers: &layers, mean_elsewhere: true };
-        let factors = factors.expand(&families::tensors(parameters.config())).unwrap();
+        let factors = factors.expand(&named(families::tensors(parameters.config()))).unwrap();
         for (_, parameter) in parameters.iter() {
             let tensor = &factors[&parameter.name];
             assert_eq!(tensor.shape, parameter.shape, "{name}");
@@ -669,7 +667,8 @@ fn factors_of_fused_and_shared_heads_are_those_of_their_rows() {
             .collect();
         let factors = NodeFactors { layers: &layers, mean_elsewhere: false };
         let specs = families::tensors(parameters.config());
-        let all = factors.expand(&specs).unwrap();
+        let found = named(specs.clone());
+        let all = factors.expand(&found).unwrap();
         for spec in specs.iter().filter(|spec| spec.layer == Some(1)) {
             let (outputs, inputs, layout) = spec.linear_dims();
             let mut values = vec![0.0; outputs * inputs];
@@ -702,11 +701,11 @@ fn factors_of_fused_and_shared_heads_are_those_of_their_rows() {
             }
         }
         let few = NodeFactors { layers: &layers[..1], mean_elsewhere: false };
-        assert!(few.expand(&specs).unwrap_err().to_string().contains("no nodes of its layer"));
+        assert!(few.expand(&found).unwrap_err().to_string().contains("no nodes of its layer"));
         let mut other = layers.clone();
         other[0].neurons.pop();
         let other = NodeFactors { layers: &other, mean_elsewhere: false };
-        assert!(other.expand(&specs).unwrap_err().to_string().contains("not as many as were measured"));
+        assert!(other.expand(&found).unwrap_err().to_string().contains("not as many as were measured"));
     }
 }
 
