@@ -20,6 +20,20 @@ pub enum MergeError {
         /// What was found.
         value: f32,
     },
+    /// A statistic that no measurement gives.
+    #[error(
+        "tensor `{tensor}`: element {index} of the statistics of {model} is {value}, expected a finite number of at least 0; measure them again"
+    )]
+    Statistic {
+        /// The tensor.
+        tensor: String,
+        /// The model it was measured on.
+        model: String,
+        /// Row-major position.
+        index: usize,
+        /// What was found.
+        value: f32,
+    },
     /// A result that the output's dtype cannot hold.
     #[error(
         "tensor `{tensor}`: the merged value {value} at element {index} does not fit {dtype}; choose a wider `out_dtype`, or give --allow-non-finite"

@@ -3,7 +3,7 @@
 //! The way of a merge: the caller plans [`stream::Planned`] tensors, each with a [`task::Task`] and the rule that a method of
 //! [`methods::METHODS`] built from it; [`stream::run`] surveys what must be known beforehand and then streams every tensor
 //! block by block into a [`stream::Sink`]. Nothing here links a model engine, knows a model family, or holds a whole
-//! model; only the SVD methods hold one whole matrix at a time.
+//! model; only the SVD methods and RegMean hold one whole matrix at a time.
 
 pub mod emr;
 pub mod error;
@@ -12,6 +12,7 @@ pub mod methods;
 pub mod order;
 pub mod params;
 pub mod recording;
+pub mod regression;
 pub mod scan;
 pub mod sparsify;
 pub mod stream;

@@ -66,6 +66,9 @@ pub struct Scan {
     pub origin: Option<Operand>,
     /// The experts, in the recipe's order.
     pub operands: Vec<Operand>,
+    /// For methods that weigh elements ([`crate::methods::Rule::weighs_elements`]): how much each element of each operand
+    /// counts, in the order of the operands and with their shape. Empty for all others.
+    pub statistics: Vec<Tensor>,
     /// Settings of the run.
     pub options: ScanOptions,
 }
@@ -79,6 +82,8 @@ pub struct View<'a> {
     pub origin: Option<&'a [f32]>,
     /// Per operand: its values, minus the origin's if there is an origin.
     pub vectors: &'a [Aligned],
+    /// Per operand how much each of its elements counts, not negative; empty where [`Scan::statistics`] is.
+    pub statistics: &'a [Aligned],
 }
 
 impl View<'_> {
@@ -98,6 +103,7 @@ impl View<'_> {
 pub struct Buffers {
     origin: Aligned,
     vectors: Vec<Aligned>,
+    statistics: Vec<Aligned>,
 }
 
 thread_local! {
@@ -127,7 +133,13 @@ impl Scan {
 
     /// The same tensor with one operand only.
     pub fn only(&self, operand: usize) -> Self {
-        Self { operands: vec![self.operands[operand].clone()], ..self.clone() }
+        let statistics = self.statistics.get(operand).cloned().into_iter().collect();
+        Self { operands: vec![self.operands[operand].clone()], statistics, ..self.clone() }
+    }
+
+    /// Everything that is read: operands, origin and statistics.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.operands.iter().chain(&self.origin).map(|o| &o.tensor).chain(&self.statistics)
     }
 
     /// The blocks of the tensor for a grain.
@@ -149,7 +161,7 @@ impl Scan {
     /// The pieces of a block in which it is best computed: what is local to an element, and stored, in strips. Computed
     /// tensors (adapters) are read in whole blocks, which costs them less.
     pub fn strips(&self, block: Range<usize>, grain: Grain) -> impl Iterator<Item = Range<usize>> + use<> {
-        let stored = || self.operands.iter().chain(&self.origin).all(|o| o.tensor.stored().is_some());
+        let stored = || self.tensors().all(|tensor| tensor.stored().is_some());
         let len = if grain == Grain::Element && stored() { STRIP } else { block.len() };
         pieces(block, len)
     }
@@ -235,10 +247,12 @@ impl Scan {
     /// Reads one block, or a strip of one, into `buffers`.
     ///
     /// # Errors
-    /// If an input is not finite and that is not allowed.
+    /// If an input is not finite and that is not allowed, or a statistic is negative.
     pub fn load<'b>(&self, block: Range<usize>, buffers: &'b mut Buffers) -> Result<View<'b>, MergeError> {
         buffers.vectors.resize_with(self.k(), Aligned::default);
         buffers.vectors.iter_mut().for_each(|vector| vector.resize(block.len()));
+        buffers.statistics.resize_with(self.statistics.len(), Aligned::default);
+        buffers.statistics.iter_mut().for_each(|statistic| statistic.resize(block.len()));
         buffers.origin.resize(if self.origin.is_some() { block.len() } else { 0 });
         for strip in self.strips(block.clone(), Grain::Element) {
             let here = strip.start - block.start..strip.end - block.start;
@@ -251,9 +265,28 @@ impl Scan {
                     crate::kernels::subtract(&mut vector[here.clone()], &buffers.origin[here.clone()]);
                 }
             }
+            for (i, statistic) in buffers.statistics.iter_mut().enumerate() {
+                self.read_statistic(i, strip.start, &mut statistic[here.clone()])?;
+            }
         }
         let origin = self.origin.as_ref().map(|_| &buffers.origin[..]);
-        Ok(View { start: block.start, origin, vectors: &buffers.vectors })
+        let Buffers { vectors, statistics, .. } = buffers;
+        Ok(View { start: block.start, origin, vectors, statistics })
+    }
+
+    /// Reads how much the elements of an operand count, from `start` on.
+    fn read_statistic(&self, i: usize, start: usize, out: &mut [f32]) -> Result<(), MergeError> {
+        self.statistics[i].read(start, out);
+        // A sum of weights of both signs may be near 0: no option makes such a mean meaningful.
+        match out.iter().position(|v| !(0.0..=f32::MAX).contains(v)) {
+            None => Ok(()),
+            Some(at) => Err(MergeError::Statistic {
+                tensor: self.name.clone(),
+                model: self.operands[i].model.clone(),
+                index: start + at,
+                value: out[at],
+            }),
+        }
     }
 
     /// Reads elements from `start` on.
@@ -336,6 +369,7 @@ pub(crate) mod fixtures {
             shape: shape.to_vec(),
             origin: None,
             operands,
+            statistics: Vec::new(),
             options: ScanOptions::default(),
         }
     }

@@ -287,7 +287,7 @@ mod tests {
 
     fn masked(mask: &Mask, x: &[f32]) -> Vec<f32> {
         let mut out = vec![9.0; x.len()];
-        let view = View { start: 0, origin: None, vectors: &[x.into()] };
+        let view = View { start: 0, origin: None, vectors: &[x.into()], statistics: &[] };
         mask.apply(&view, 0, &mut Scratch::default(), &mut out);
         out
     }

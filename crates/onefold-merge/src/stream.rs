@@ -60,7 +60,11 @@ impl Merge {
     /// If the method is not defined for the task's parameters; the sentence says why.
     pub fn new(method: &methods::Method, task: Task) -> Result<Box<Self>, String> {
         let rule = (method.build)(&task)?;
-        Ok(Box::new(Self { scan: task.scan, rule }))
+        let Task { mut scan, statistics, .. } = task;
+        if rule.weighs_elements() {
+            scan.statistics = statistics;
+        }
+        Ok(Box::new(Self { scan, rule }))
     }
 }
 
@@ -147,9 +151,7 @@ pub(crate) fn bytes_of(planned: &Planned) -> u64 {
     let written = planned.output.shape.iter().product::<usize>() * planned.output.dtype.size();
     let read = match &planned.work {
         Work::Copy(tensor) => tensor.bytes(),
-        Work::Merge(merge) => {
-            merge.scan.operands.iter().chain(&merge.scan.origin).map(|o| o.tensor.bytes()).sum()
-        }
+        Work::Merge(merge) => merge.scan.tensors().map(Tensor::bytes).sum(),
     };
     (written + read) as u64
 }

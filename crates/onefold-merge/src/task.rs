@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use onefold_checkpoint::Tensor;
+
 use crate::methods::Method;
 use crate::params::{Default, Level, Value};
 use crate::scan::Scan;
@@ -18,6 +20,9 @@ pub struct Task {
     pub global: Values,
     /// Values of each operand, in the order of `scan.operands`.
     pub models: Vec<Values>,
+    /// What was measured on each operand's own inputs for this tensor, in the order of `scan.operands`; empty if nothing
+    /// was. Which statistic that is, and so its shape, depends on the method: [`crate::methods::measured`].
+    pub statistics: Vec<Tensor>,
     /// Seed of random masks.
     pub seed: u64,
 }
@@ -54,6 +59,27 @@ impl Task {
         match lookup(&self.global, method, name) {
             Some(Value::TextList(words)) => words,
             _ => Vec::new(),
+        }
+    }
+
+    /// The statistics, which are none or one of this shape for each operand.
+    ///
+    /// # Errors
+    /// If there are others.
+    pub fn statistics_of(&self, shape: &[usize]) -> Result<&[Tensor], String> {
+        let (found, k) = (self.statistics.len(), self.scan.k());
+        if found != 0 && found != k {
+            return Err(format!(
+                "{found} statistics for {k} models: measure all models, or none, for a tensor"
+            ));
+        }
+        match self.scan.operands.iter().zip(&self.statistics).find(|(_, s)| s.shape != shape) {
+            None => Ok(&self.statistics),
+            Some((operand, other)) => Err(format!(
+                "the statistics of {} have shape {:?}, expected {shape:?} for weights of shape {:?}: measure them on the \
+                 model that is merged",
+                operand.model, other.shape, self.scan.shape
+            )),
         }
     }
 

@@ -4,8 +4,9 @@
 //! [`text`] turns conversations into token ids and masks, [`image`] turns pictures into normalised pixels, [`data`] reads
 //! datasets and says which rows are learnt when, [`config`]
 //! reads `config.json` into one description per kind of model, [`families`] says which tensors such a model has, [`model`]
-//! runs it, forwards and backwards, [`optimizer`] moves its parameters, [`schedule`] says how far, [`tune`] is the training of
-//! several tasks together, [`adapt`] learns how much of each expert goes into a merge, and [`tensorboard`] writes down how it went.
+//! runs it, forwards and backwards, [`statistics`] measures it on its inputs, [`optimizer`] moves its parameters, [`schedule`] says
+//! how far, [`tune`] is the training of several tasks together, [`adapt`] learns how much of each expert goes into a merge, and
+//! [`tensorboard`] writes down how it went.
 
 pub mod adapt;
 pub mod config;
@@ -16,6 +17,7 @@ mod json;
 pub mod model;
 pub mod optimizer;
 pub mod schedule;
+pub mod statistics;
 pub mod tensorboard;
 pub mod text;
 pub mod tune;

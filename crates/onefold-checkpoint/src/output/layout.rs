@@ -51,6 +51,18 @@ impl Layout {
 
     /// The same with names that begin with another `stem` than a model's.
     pub fn with_stem(stem: &str, tensors: Vec<OutputTensor>, max_shard: u64) -> Self {
+        Self::with_metadata(stem, tensors, max_shard, &BTreeMap::new())
+    }
+
+    /// The same with more strings in the `__metadata__` of each file than its format.
+    pub fn with_metadata(
+        stem: &str,
+        tensors: Vec<OutputTensor>,
+        max_shard: u64,
+        metadata: &BTreeMap<String, String>,
+    ) -> Self {
+        let mut metadata = metadata.clone();
+        metadata.insert("format".to_owned(), "pt".to_owned());
         let mut groups: Vec<Vec<usize>> = vec![Vec::new()];
         let mut filled = 0;
         for (i, tensor) in tensors.iter().enumerate() {
@@ -72,7 +84,7 @@ impl Layout {
                     1 => format!("{stem}.safetensors"),
                     _ => format!("{stem}-{:05}-of-{count:05}.safetensors", s + 1),
                 };
-                shard(s, name, group, &tensors, &mut places)
+                shard(s, name, (group, &tensors), &metadata, &mut places)
             })
             .collect();
         Self { stem: stem.to_owned(), shards, places, tensors }
@@ -123,16 +135,15 @@ impl Layout {
 fn shard(
     s: usize,
     name: String,
-    group: &[usize],
-    tensors: &[OutputTensor],
+    (group, tensors): (&[usize], &[OutputTensor]),
+    metadata: &BTreeMap<String, String>,
     places: &mut [(usize, u64)],
 ) -> Shard {
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let entry = |i: &usize| {
         let t = &tensors[*i];
         (t.name.as_str(), t.dtype, &t.shape[..], t.bytes())
     };
-    let header = header::encode(group.iter().map(entry), &metadata);
+    let header = header::encode(group.iter().map(entry), metadata);
     let mut len = header.len() as u64;
     for i in group {
         places[*i] = (s, len);

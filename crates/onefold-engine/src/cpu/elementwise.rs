@@ -49,6 +49,22 @@ pub fn add_scaled(y: &mut Buffer, write: Write, x: &Buffer, factor: f32) {
     });
 }
 
+/// y = factor · x², or y += factor · x², element by element.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_square(y: &mut Buffer, write: Write, x: &Buffer, factor: f32) {
+    assert_eq!(y.len(), x.len(), "lengths of a sum");
+    let x = x.host();
+    parallel::for_rows(y.host_mut(), 1, |start, y| {
+        let pairs = y.iter_mut().zip(&x[start..]);
+        match write {
+            Write::Set => pairs.for_each(|(y, x)| *y = factor * (x * x)),
+            Write::Add => pairs.for_each(|(y, x)| *y += factor * (x * x)),
+        }
+    });
+}
+
 /// y = factor · y.
 pub fn scale(y: &mut Buffer, factor: f32) {
     parallel::for_rows(y.host_mut(), 1, |_, y| y.iter_mut().for_each(|y| *y *= factor));
@@ -290,6 +306,20 @@ mod tests {
             assert_eq!(y.to_vec(), b);
             fill(&mut y, 2.0);
             assert!(y.to_vec().iter().all(|v| *v == 2.0));
+            found
+        });
+    }
+
+    #[test]
+    fn squares_are_added() {
+        let x = wave(40_000, 0.7);
+        on_pools(|| {
+            let mut y = Buffer::from(vec![9.0; x.len()]);
+            add_square(&mut y, Write::Set, &x.clone().into(), 0.5);
+            add_square(&mut y, Write::Add, &x.clone().into(), 2.0);
+            let found = y.to_vec();
+            let close = |(y, x): (&f32, &f32)| (f64::from(*y) - 2.5 * f64::from(*x).powi(2)).abs() < 1e-6;
+            assert!(found.iter().zip(&x).all(close));
             found
         });
     }

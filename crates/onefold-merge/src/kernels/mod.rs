@@ -11,6 +11,7 @@ pub mod rank;
 pub mod reduce;
 pub mod softmax;
 pub mod spread;
+pub mod weighed;
 
 /// `x -= y`, element by element.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]

@@ -1,6 +1,8 @@
 //! The merge methods. [`METHODS`] is the one list: documentation, command-line help, recipe checks and contract tests
 //! follow from it. To add a method, write its file and add its entry here.
 //!
+//! Methods that need statistics of the models' own inputs beside their weights stand in [`measured::MEASURED`].
+//!
 //! A method turns a [`Task`] into a [`Rule`]. The rule looks at the tensor as often as it needs ([`Rule::prepare`])
 //! and returns a [`Kernel`] that is local to an element or a row; the stream applies the kernel block by block.
 
@@ -18,10 +20,12 @@ use crate::task::Task;
 pub mod adamerging;
 pub mod arcee_fusion;
 pub mod emr;
+pub mod fisher;
 pub mod geometry;
 pub mod gta;
 pub mod karcher;
 pub mod linear;
+pub mod measured;
 pub mod metagpt;
 pub mod model_stock;
 pub mod multislerp;
@@ -29,6 +33,7 @@ pub mod nearswap;
 pub mod nuslerp;
 pub mod passthrough;
 pub mod ram;
+pub mod regmean;
 pub mod sce;
 pub mod slerp;
 pub mod svd;
@@ -142,7 +147,15 @@ pub trait Rule: Send + Sync + Debug {
         Needs::default()
     }
 
-    /// Squared norms of the task vectors of this tensor, for coefficients that depend on the model.
+    /// Whether the task's statistics say how much each element of each operand counts, and are to be read beside the
+    /// operands as [`View::statistics`]. They are local to an element then, as the operands are; a rule that needs them
+    /// otherwise keeps the tensors of the task itself.
+    fn weighs_elements(&self) -> bool {
+        false
+    }
+
+    /// Squared norms of the task vectors of this tensor (or, where elements are weighed, of their weights), for
+    /// coefficients that depend on the model.
     ///
     /// # Errors
     /// If an input cannot be read.

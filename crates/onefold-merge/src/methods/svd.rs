@@ -114,10 +114,11 @@ impl Rule for Svd {
     }
 }
 
+/// A tensor that was merged whole.
 #[derive(Debug)]
-struct Merged {
-    values: Vec<f32>,
-    alpha: f32,
+pub(super) struct Merged {
+    pub(super) values: Vec<f32>,
+    pub(super) alpha: f32,
 }
 
 impl Kernel for Merged {

@@ -6,7 +6,7 @@ use onefold_checkpoint::output::OutputTensor;
 use onefold_checkpoint::tensor::{Elements, Stored};
 use onefold_checkpoint::{CheckpointError, Dtype, Tensor, convert};
 use onefold_merge::MergeError;
-use onefold_merge::methods::{BaseRole, Method, find};
+use onefold_merge::methods::{BaseRole, Method, find, measured};
 use onefold_merge::params::Value;
 use onefold_merge::scan::{Operand, Scan, ScanOptions};
 use onefold_merge::stream::{self, Merge, Planned, Sink, Statistics, Work};
@@ -30,12 +30,20 @@ pub(crate) struct Input {
     pub(crate) base: Option<Vec<f32>>,
     pub(crate) experts: Vec<Vec<f32>>,
     pub(crate) repeats: bool,
+    pub(crate) statistics: Vec<Statistic>,
+}
+
+/// What was measured on one expert's inputs.
+#[derive(Debug, Clone)]
+pub(crate) struct Statistic {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
 }
 
 impl Input {
     pub(crate) fn new(name: &str, shape: &[usize], base: Option<Vec<f32>>, experts: Vec<Vec<f32>>) -> Self {
         let (name, layer) = (name.to_owned(), name.to_owned());
-        Self { name, layer, shape: shape.to_vec(), base, experts, repeats: false }
+        Self { name, layer, shape: shape.to_vec(), base, experts, repeats: false, statistics: Vec::new() }
     }
 
     /// Random weights: a base of standard deviation 1 and experts that differ from it by 0.1.
@@ -114,7 +122,9 @@ impl Job {
         let k = inputs[0].experts.len();
         let expert = |i: usize| Expert { label: format!("model {i}"), values: Values::new() };
         Self {
-            method: find(method).unwrap_or_else(|| panic!("no method `{method}`")),
+            method: find(method)
+                .or_else(|| measured::find(method).map(|m| m.method))
+                .unwrap_or_else(|| panic!("no method `{method}`")),
             global: Values::new(),
             experts: (0..k).map(expert).collect(),
             inputs,
@@ -165,9 +175,13 @@ impl Job {
             BaseRole::OptionalOrigin => {}
         }
         let (name, shape) = (input.name.clone(), input.shape.clone());
-        let scan = Scan { name, shape, origin: base, operands, options: self.options };
-        let merge =
-            Merge::new(self.method, Task { scan, global: self.global.clone(), models, seed: self.seed })?;
+        let options = self.options;
+        let scan = Scan { name, shape, origin: base, operands, statistics: Vec::new(), options };
+        let of = |s: &Statistic| self::operand("", &s.shape, &s.values).tensor;
+        let statistics = input.statistics.iter().map(of).collect();
+        let global = self.global.clone();
+        let task = Task { scan, global, models, statistics, seed: self.seed };
+        let merge = Merge::new(self.method, task)?;
         Ok(planned(input, self.dtype, Work::Merge(merge)))
     }
 

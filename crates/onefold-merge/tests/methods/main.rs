@@ -4,6 +4,7 @@
 //! * `contract`: what every entry of `METHODS` must keep, filled in from the table, so that a new method is held to it
 //!   without an edit here;
 //! * `twins`: each formula once more, naive and in f64;
+//! * `measured`: the methods that take statistics beside the weights;
 //! * `random_masks`: what can only be known in the mean;
 //! * `ranks`: ties of magnitudes at cuts, across blocks and tensors;
 //! * `anything`: random shapes, numbers and parameters end in a finite result or a clear error.
@@ -17,6 +18,7 @@ mod anything;
 mod contract;
 mod goldens;
 mod harness;
+mod measured;
 mod random_masks;
 mod ranks;
 mod settings;

@@ -311,10 +311,11 @@ fn planned(
             shape: tensor.shape.clone(),
             origin: Some(Operand { model: "the base".to_owned(), tensor: tensor.clone() }),
             operands: experts.iter().zip(names).map(operand).collect(),
+            statistics: Vec::new(),
             options: ScanOptions::default(),
         };
         let models = vec![values.clone(); experts.len()];
-        let task = MergeTask { scan, global: Values::new(), models, seed: 0 };
+        let task = MergeTask { scan, global: Values::new(), models, statistics: Vec::new(), seed: 0 };
         let merge = Merge::new(rule, task).map_err(|message| AdaptError::setting("density", message))?;
         let (name, shape) = (spec.name.clone(), tensor.shape.clone());
         let output = OutputTensor { name, dtype: Dtype::F32, shape };

@@ -15,7 +15,7 @@ mod labels;
 pub mod pack;
 pub mod sample;
 pub mod shape;
-mod shuffle;
+pub(crate) mod shuffle;
 pub mod source;
 pub mod split;
 mod store;

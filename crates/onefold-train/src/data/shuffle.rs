@@ -13,7 +13,7 @@ pub(crate) fn permutation(n: usize, seed: u64, name: &str, purpose: &str) -> Vec
 }
 
 /// Puts `items` into an order drawn for `name` and `purpose`.
-pub(super) fn shuffle<T>(items: &mut [T], seed: u64, name: &str, purpose: &str) {
+pub(crate) fn shuffle<T>(items: &mut [T], seed: u64, name: &str, purpose: &str) {
     const BLOCK: usize = 1024;
     let stream = Stream::new(seed, name, purpose);
     let mut words = [0; 2 * BLOCK];

@@ -260,6 +260,10 @@ impl Batch {
         &self.targets
     }
 
+    pub(super) fn targets_mut(&mut self) -> &mut Targets {
+        &mut self.targets
+    }
+
     /// Tokens of a sequence, with those that are in a cache.
     fn length(&self, segment: &Segment) -> usize {
         let last = (segment.query + segment.queries).checked_sub(1).filter(|_| segment.queries > 0);

@@ -138,6 +138,10 @@ impl Embed for Embedding {
         batch.positions()
     }
 
+    fn targets_mut(batch: &mut Batch) -> &mut Targets {
+        batch.targets_mut()
+    }
+
     fn targets(batch: &Batch) -> &Targets {
         batch.targets()
     }

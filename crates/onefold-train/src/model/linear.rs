@@ -94,6 +94,9 @@ impl Linear {
         scratch: &mut LinearScratch,
     ) {
         let dims = self.dims(x);
+        if let Some(tap) = pass.tap {
+            tap.input(self.weight, x);
+        }
         y.resize(dims.rows * self.outputs);
         let weight = pass.parameters[self.weight].weight();
         let bias = self.bias.map(|bias| pass.parameters.full(bias));
@@ -143,6 +146,9 @@ impl Linear {
         back.complete(weight);
         if let Some((dx, write)) = dx {
             linear::backward_input(&dims, dy, parameters[self.weight].weight(), dx, write);
+            if let Some(tap) = back.pass.tap.filter(|_| write == Write::Set) {
+                tap.input_gradient(self.weight, x, dx);
+            }
         }
     }
 

@@ -38,6 +38,7 @@ mod parameters;
 mod pass;
 mod pooled;
 mod stack;
+mod tap;
 mod targets;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -69,7 +70,10 @@ pub(crate) use parameters::{finite, is_head};
 pub use pass::{Coins, Pass};
 pub use pooled::SentencePooling;
 pub use stack::{Activations, Keep, Stack};
+pub use tap::Tap;
 pub use targets::Targets;
 pub use text::{SentenceError, TextModel};
+pub(crate) use tower::Embed;
 pub use vision::{Image, ImageBatch, VisionModel};
+pub(crate) use whole::Answering;
 pub use whole::{Model, Training};

@@ -6,6 +6,7 @@ use onefold_engine::cpu::rope::Table;
 use onefold_runtime::Stream;
 
 use super::parameters::Parameters;
+use super::tap::Tap;
 use crate::families::Half;
 
 /// One way through the model.
@@ -27,6 +28,8 @@ pub struct Pass<'a> {
     pub training: bool,
     /// Coins of dropout; without them nothing is dropped.
     pub coins: Option<Coins>,
+    /// Who looks at what passes.
+    pub tap: Option<&'a dyn Tap>,
 }
 
 /// Which random numbers dropout takes: a function of these two and the place in the model alone, so that a pass can be

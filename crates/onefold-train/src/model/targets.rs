@@ -49,6 +49,14 @@ impl Targets {
         self.tasks.resize(self.classes.len(), task);
     }
 
+    /// Puts others in their place, all of task 0: a class (below 0 for none) and a weight for each answer, and numbers if the
+    /// head learns numbers.
+    pub(crate) fn replace(&mut self, classes: &[i32], values: &[f32], weights: &[f32]) {
+        self.clear();
+        self.push((classes, values), 1.0, 0);
+        self.weights.copy_from_slice(weights);
+    }
+
     /// Classes with their weights and tasks. Where numbers are learnt, a class below 0 says that they are not.
     pub fn rows(&self) -> Rows<'_> {
         Rows { targets: &self.classes, weights: Some(&self.weights), tasks: Some(&self.tasks) }

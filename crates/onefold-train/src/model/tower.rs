@@ -1,6 +1,7 @@
 //! An embedding and layers, from a batch to its hidden states and back: what every model has up to its head.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use onefold_engine::Buffer;
 use onefold_engine::cpu::attention::{Mask, Segment};
@@ -16,6 +17,7 @@ use super::memory::BatchShape;
 use super::parameters::Parameters;
 use super::pass::{Coins, Pass};
 use super::stack::{Activations, Keep, Stack};
+use super::tap::Tap;
 use super::targets::Targets;
 use crate::families::Half;
 
@@ -34,6 +36,9 @@ pub trait Embed {
 
     /// What is to be learnt from a batch.
     fn targets(batch: &Self::Batch) -> &Targets;
+
+    /// The same, to be changed.
+    fn targets_mut(batch: &mut Self::Batch) -> &mut Targets;
 
     /// Writes the rows of a batch, which was judged, to `y`.
     fn forward(&self, pass: &Pass<'_>, batch: &Self::Batch, y: &mut Buffer, saved: &mut Self::Saved);
@@ -74,6 +79,7 @@ pub(super) struct Tower<E: Embed> {
     segments: Vec<Segment>,
     embedded: E::Saved,
     activations: Activations,
+    tap: Option<Arc<dyn Tap>>,
 }
 
 /// How a batch is passed.
@@ -123,6 +129,7 @@ impl<E: Embed> Tower<E> {
             segments: Vec::new(),
             embedded: E::Saved::default(),
             activations: Activations::default(),
+            tap: None,
         })
     }
 
@@ -136,13 +143,14 @@ impl<E: Embed> Tower<E> {
         sink: Option<&mut dyn GradientSink>,
         head: impl FnOnce(&Pass<'_>, &Buffer, Option<Return<'_, '_>>) -> Result<R, ModelError>,
     ) -> Result<R, ModelError> {
-        let Self { half, embedding, stack, ropes, segments, embedded, activations, .. } = self;
+        let Self { half, embedding, stack, ropes, segments, embedded, activations, tap, .. } = self;
         embedding.lay_out(batch, segments)?;
         let Way { keep, coins } = way;
         let (positions, training) = (E::positions(batch), keep != Keep::Nothing);
         prepare(ropes, positions);
-        let half = *half;
-        let pass = Pass { half, parameters, segments, positions, ropes, cache_rows: &[], training, coins };
+        let (half, tap) = (*half, tap.as_deref());
+        let pass =
+            Pass { half, parameters, segments, positions, ropes, cache_rows: &[], training, coins, tap };
         embedding.forward(&pass, batch, stack.input(activations, keep), embedded);
         stack.forward(&pass, activations);
         let mut back = sink.map(|sink| Backward { pass: &pass, sink });
@@ -169,12 +177,17 @@ impl<E: Embed> Tower<E> {
         let positions = E::positions(batch);
         prepare(ropes, positions);
         let Cached { layers, segments, rows: cache_rows } = cached;
-        let (half, training, coins) = (*half, false, None);
-        let pass = Pass { half, parameters, segments, positions, ropes, cache_rows, training, coins };
+        let (half, training, coins, tap) = (*half, false, None, None);
+        let pass = Pass { half, parameters, segments, positions, ropes, cache_rows, training, coins, tap };
         embedding.forward(&pass, batch, stack.input(activations, Keep::Nothing), embedded);
         stack.forward_cached(&pass, activations, layers);
         head(&pass, stack.output(activations).0);
         Ok(())
+    }
+
+    /// Shows everything that passes to `tap` from now on, or to nobody.
+    pub(super) fn watch(&mut self, tap: Option<Arc<dyn Tap>>) {
+        self.tap = tap;
     }
 
     /// A cache of so many rows.

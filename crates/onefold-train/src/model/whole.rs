@@ -1,5 +1,7 @@
 //! A tower with the heads behind it: what models of text and of images have in common.
 
+use std::sync::Arc;
+
 use onefold_engine::Buffer;
 use onefold_engine::cpu::loss::{Losses, Objective};
 
@@ -10,7 +12,9 @@ use super::memory::BatchShape;
 use super::parameters::Parameters;
 use super::pass::Coins;
 use super::pooled::Pooled;
+use super::tap::Tap;
 use super::tower::{Embed, Tower, Way};
+use crate::config::Problem;
 
 /// How to train on a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +32,15 @@ impl Training {
     pub(super) fn way(&self, back: bool) -> Way {
         if back { Way::training(self.checkpointing, self.coins) } else { Way::FORWARD }
     }
+}
+
+/// What the head in use answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answering {
+    /// Scores of so many words for each row.
+    Words(usize),
+    /// Scores of classes, what they mean, and whether there is one answer for each sequence or for each row.
+    Classes(usize, Problem, bool),
 }
 
 /// A model with a head: its description, and the memory in which it works. What it takes is a matter of its embedding:
@@ -60,6 +73,54 @@ impl<E: Embed> Model<E> {
     /// Bytes of activations that are held since the largest batch.
     pub fn held_bytes(&self) -> usize {
         self.tower.held_bytes() + self.heads.bytes()
+    }
+
+    /// Shows what passes the model's linear maps to `tap` from now on, or to nobody.
+    pub fn watch(&mut self, tap: Option<Arc<dyn Tap>>) {
+        self.tower.watch(tap);
+    }
+
+    /// What the head in use answers.
+    pub(crate) fn answering(&self) -> Result<Answering, ModelError> {
+        match self.heads.used() {
+            Head::None => Err(ModelError::NoHead),
+            Head::Language(head, _) => Ok(Answering::Words(head.vocabulary())),
+            Head::Classes(head, _) => {
+                let (classes, problem, pooled) = head.scores();
+                Ok(Answering::Classes(classes, problem, pooled))
+            }
+        }
+    }
+
+    /// Numbers of sequences and of rows of a batch.
+    pub(crate) fn sizes(&self, batch: &E::Batch) -> Result<(usize, usize), ModelError> {
+        let mut segments = Vec::new();
+        self.tower.embedding().lay_out(batch, &mut segments)?;
+        Ok((segments.len(), segments.last().map_or(0, |last| last.query + last.queries)))
+    }
+
+    /// Scores `[answers, classes]` of all answers, or of words for these rows of the batch.
+    pub(crate) fn scores(
+        &mut self,
+        parameters: &Parameters,
+        batch: &E::Batch,
+        rows: &[u32],
+    ) -> Result<&Buffer, ModelError> {
+        let Self { tower, heads, .. } = self;
+        let head = heads.head();
+        tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
+            match head {
+                Head::None => return Err(ModelError::NoHead),
+                Head::Language(head, scratch) => head.logits(pass, hidden, rows, scratch),
+                Head::Classes(head, saved) => head.forward(pass, hidden, saved),
+            }
+            Ok(())
+        })?;
+        match heads.head() {
+            Head::None => Err(ModelError::NoHead),
+            Head::Language(_, scratch) => Ok(scratch.logits()),
+            Head::Classes(_, saved) => Ok(saved.logits()),
+        }
     }
 
     /// Losses of a batch.

@@ -138,6 +138,7 @@ fn single(model: &Model) -> Result<Health, Failure> {
                     shape: tensor.shape.clone(),
                     origin: None,
                     operands,
+                    statistics: Vec::new(),
                     options: options(),
                 },
             ));

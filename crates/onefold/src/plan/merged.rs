@@ -56,6 +56,7 @@ impl<'r> Planner<'r> {
             scan: self.scan(&wanted.output, origin, operands),
             global,
             models: models?,
+            statistics: Vec::new(),
             seed: self.options.seed,
         };
         let output = OutputTensor { name: wanted.output.clone(), dtype, shape };

@@ -141,6 +141,7 @@ impl<'r> Planner<'r> {
                 scan: self.scan(&wanted.output, None, vec![operand]),
                 global: Values::new(),
                 models: vec![Values::new()],
+                statistics: Vec::new(),
                 seed: 0,
             };
             let merge = Merge::new(&PASSTHROUGH, task).ok()?;
@@ -153,7 +154,7 @@ impl<'r> Planner<'r> {
         let shape = operands[0].tensor.shape.clone();
         let options =
             ScanOptions { allow_non_finite: self.options.allow_non_finite, ..ScanOptions::default() };
-        Scan { name: name.to_owned(), shape, origin, operands, options }
+        Scan { name: name.to_owned(), shape, origin, operands, statistics: Vec::new(), options }
     }
 
     pub(super) fn planned(&self, output: OutputTensor, work: Work, repeats: bool) -> Planned {

@@ -29,7 +29,14 @@ fn rule(method: &'static Method, scan: &Scan, weights: &[f64], density: f64) -> 
         values
     };
     let models = weights.iter().map(values).collect();
-    (method.build)(&Task { scan: scan.clone(), global: Values::new(), models, seed: 0 }).unwrap()
+    (method.build)(&Task {
+        scan: scan.clone(),
+        global: Values::new(),
+        models,
+        statistics: Vec::new(),
+        seed: 0,
+    })
+    .unwrap()
 }
 
 fn vectors(rule: &dyn Rule, scan: &Scan) -> Vectors {

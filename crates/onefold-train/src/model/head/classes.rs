@@ -169,6 +169,11 @@ impl ClassHead {
         }
     }
 
+    /// Scores of each answer, what they mean, and whether there is one answer for each sequence or for each row.
+    pub(in crate::model) fn scores(&self) -> (usize, Problem, bool) {
+        (self.map.outputs(), self.problem, self.pooling.is_some())
+    }
+
     fn answers(&self, count: usize) -> Answers {
         let per = if self.pooling.is_some() { "one per sequence" } else { "one per token" };
         Answers { per, count, classes: self.map.outputs(), problem: self.problem }

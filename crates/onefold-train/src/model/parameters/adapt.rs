@@ -101,7 +101,7 @@ impl TensorSpec {
     }
 
     /// Outputs and inputs of a linear map, and how its weight lies.
-    pub(in crate::model) fn linear_dims(&self) -> (usize, usize, Layout) {
+    pub(crate) fn linear_dims(&self) -> (usize, usize, Layout) {
         let (first, rest) = (self.shape.first().copied().unwrap_or(1), self.shape.iter().skip(1).product());
         match self.part {
             Part::Transposed => (rest, first, Layout::InputsOutputs),

@@ -211,6 +211,12 @@ impl Parameters {
         self.entries.iter().enumerate().map(|(index, entry)| (ParameterId(index), entry))
     }
 
+    /// All names of a parameter in the checkpoint: its own, and second ones under which a tied tensor is stored again.
+    pub fn names(&self, id: ParameterId) -> Vec<String> {
+        let second = self.kept.iter().filter(|(_, kept)| matches!(kept, Kept::Tied(of) if *of == id));
+        std::iter::once(&self[id].name).chain(second.map(|(name, _)| name)).cloned().collect()
+    }
+
     /// Those that have gradients.
     pub fn trainable(&self) -> impl Iterator<Item = (ParameterId, &Parameter)> {
         self.iter().filter(|(id, _)| self.is_trainable(*id))

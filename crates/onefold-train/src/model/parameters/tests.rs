@@ -121,6 +121,7 @@ fn tied_heads_follow_their_embedding() {
         assert_eq!(parameters.notes.len(), usize::from(differs), "{:?}", parameters.notes);
         let id = parameters.find(Half::Whole, None, Role::TokenEmbedding, Part::Weight).unwrap();
         parameters.value_mut(id).unwrap().write(0, &[2.0]);
+        assert_eq!(parameters.names(id), ["model.embed_tokens.weight", "lm_head.weight"]);
         let saved = stored(&save(&parameters, &dir.path().join("out"), 1 << 30).unwrap());
         assert_eq!(saved["lm_head.weight"].2, saved["model.embed_tokens.weight"].2);
         assert_eq!(saved["lm_head.weight"].2[..4], 2f32.to_le_bytes());

@@ -90,6 +90,10 @@ impl Embed for PatchEmbedding {
         &[]
     }
 
+    fn targets_mut(batch: &mut ImageBatch) -> &mut Targets {
+        batch.targets_mut()
+    }
+
     fn targets(batch: &ImageBatch) -> &Targets {
         batch.targets()
     }

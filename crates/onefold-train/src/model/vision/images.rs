@@ -65,6 +65,10 @@ impl ImageBatch {
         &self.targets
     }
 
+    pub(super) fn targets_mut(&mut self) -> &mut Targets {
+        &mut self.targets
+    }
+
     pub(super) fn pixels(&self) -> &Buffer {
         &self.pixels
     }

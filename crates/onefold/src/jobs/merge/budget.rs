@@ -33,7 +33,7 @@ impl Budget {
         let rows = merges().map(|(m, _)| m.scan.width().max(BLOCK)).max().unwrap_or(BLOCK) as u64;
         let worker = merges()
             .map(|(m, dtype)| {
-                (2 * m.scan.k() as u64 + 8) * 4 * rows.min(1 << 22)
+                ((2 * m.scan.k() + m.scan.statistics.len()) as u64 + 8) * 4 * rows.min(1 << 22)
                     + (m.scan.options.span * dtype.size()) as u64
                     + (1 << 19)
             })
