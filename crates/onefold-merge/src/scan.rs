@@ -22,6 +22,9 @@ pub const BLOCK: usize = 16 * 1024;
 /// Elements of a strip: (K + 2) strips of f32 fit a core's first-level cache for a handful of experts.
 pub const STRIP: usize = 2 * 1024;
 
+/// Elements of a run, see [`Scan::map_runs`]: (K + 2) runs of f32 fit the second-level cache for some twenty experts.
+pub const RUN: usize = 8 * 1024;
+
 /// How a tensor may be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grain {
@@ -190,15 +193,15 @@ impl Scan {
         Ok(parts?.into_iter().flatten().collect())
     }
 
-    /// The same for every strip, as what is local to an element is best computed.
+    /// The same for every run of [`RUN`] elements, for what is local to an element and takes little.
     ///
     /// # Errors
     /// As [`Scan::map`].
-    pub fn map_strips<T: Send>(&self, each: impl Fn(&View<'_>) -> T + Sync) -> Result<Vec<T>, MergeError> {
+    pub fn map_runs<T: Send>(&self, each: impl Fn(&View<'_>) -> T + Sync) -> Result<Vec<T>, MergeError> {
         let of = |span: Range<usize>| -> Result<Vec<T>, MergeError> {
             with_buffers(|buffers| {
-                let strips = self.strips_of(span);
-                strips.map(|strip| Ok(each(&self.load(strip, buffers)?))).collect()
+                let runs = self.runs_of(span);
+                runs.map(|strip| Ok(each(&self.load(strip, buffers)?))).collect()
             })
         };
         let parts: Vec<Vec<T>> = match &self.spans(Grain::Element)[..] {
@@ -209,7 +212,7 @@ impl Scan {
         Ok(parts.into_iter().flatten().collect())
     }
 
-    /// Calls `each` for every strip with the part of `out` at its place, in parallel over spans.
+    /// Calls `each` for every run with the part of `out` at its place, in parallel over spans.
     ///
     /// # Errors
     /// As [`Scan::map`].
@@ -226,7 +229,7 @@ impl Scan {
         let of = |(number, out): (usize, &mut [f32])| -> Result<(), MergeError> {
             let start = number * span;
             with_buffers(|buffers| {
-                self.strips_of(start..start + out.len()).try_for_each(|strip| {
+                self.runs_of(start..start + out.len()).try_for_each(|strip| {
                     let here = strip.start - start..strip.end - start;
                     each(&self.load(strip, buffers)?, &mut out[here]);
                     Ok(())
@@ -239,9 +242,10 @@ impl Scan {
         out.par_chunks_mut(span).enumerate().try_for_each(of)
     }
 
-    /// All strips of the blocks of a span.
-    fn strips_of(&self, span: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-        pieces(span, BLOCK).flat_map(|block| self.strips(block, Grain::Element))
+    /// The pieces of a span that are computed at once where little is done with each: longer than strips, as short runs from
+    /// many files cost more than the second-level cache.
+    fn runs_of(&self, span: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        pieces(span, RUN)
     }
 
     /// Reads one block, or a strip of one, into `buffers`.

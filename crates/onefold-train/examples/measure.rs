@@ -4,7 +4,7 @@
 //! measure WORK MODEL --threads 2 --steps 9 --sequences 4 --length 256
 //! ```
 //!
-//! WORK is `train` (all parameters, AdamW), `lora` (r = 16 on every linear map), `checkpointing` (`train` with layers run
+//! WORK is `train` (all parameters, AdamW), `gradients` (the same without AdamW: forward and backward alone), `lora` (r = 16 on every linear map), `checkpointing` (`train` with layers run
 //! twice), `forward` (the loss alone) or `generate` (`--new` tokens after each sequence, greedily; for the loss stands the
 //! mean of their ids). Token ids are those of the peer's script, so that losses can be compared.
 
@@ -52,7 +52,7 @@ fn main() -> Result<()> {
 
 /// Seconds and mean loss of each step.
 fn measure(work: &str, dir: &Path, [sequences, length, steps]: [usize; 3]) -> Result<(Vec<f64>, Vec<f64>)> {
-    let all = |_: &TensorSpec| matches!(work, "train" | "checkpointing");
+    let all = |_: &TensorSpec| matches!(work, "train" | "gradients" | "checkpointing");
     let mut parameters = Parameters::open(dir, all)?;
     if work == "lora" {
         let (rank, alpha) = (16, 32.0);
@@ -74,7 +74,9 @@ fn measure(work: &str, dir: &Path, [sequences, length, steps]: [usize; 3]) -> Re
         } else {
             gradients.begin();
             subject.train(&parameters, &training, &mut losses, &mut gradients)?;
-            optimizer.step(&mut parameters, &gradients, 1.0, None)?;
+            if work != "gradients" {
+                optimizer.step(&mut parameters, &gradients, 1.0, None)?;
+            }
         }
         seconds.push(start.elapsed().as_secs_f64());
         means.push(losses.tasks[0].loss / losses.tasks[0].rows as f64);

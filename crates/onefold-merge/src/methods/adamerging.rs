@@ -170,7 +170,7 @@ impl Vectors {
     /// If `gradient` is of another length.
     pub fn products(&self, scan: &Scan, gradient: &[f32]) -> Result<Vec<f64>, MergeError> {
         assert_eq!(gradient.len(), scan.len(), "the gradient of `{}`", scan.name);
-        let parts = scan.map_strips(|view| {
+        let parts = scan.map_runs(|view| {
             let mut scratch = SCRATCH.take();
             let here = &gradient[view.start..view.start + view.len()];
             let products = self.of(view, &mut scratch).iter().map(|v| reduce::rough_dot(here, v)).collect();

@@ -12,7 +12,7 @@ use onefold_checkpoint::{Checkpoint, Dtype, Tensor};
 use onefold_merge::kernels::reduce;
 use onefold_merge::methods::adamerging::{ADAMERGING, ADAMERGING_PLUS, Vectors};
 use onefold_merge::methods::metagpt;
-use onefold_merge::scan::{Operand, Scan, ScanOptions};
+use onefold_merge::scan::{BLOCK, Operand, Scan, ScanOptions};
 use onefold_merge::stream::{self, Merge, Planned, Work};
 use onefold_merge::task::{Task as MergeTask, Values};
 use onefold_runtime::events::Observer;
@@ -182,7 +182,7 @@ impl Blend {
             let square = |view: &onefold_merge::scan::View<'_>| {
                 view.vectors.iter().map(|v| reduce::dot(v, v)).collect::<Vec<_>>()
             };
-            let parts = tensor.scan.map_strips(square)?;
+            let parts = tensor.scan.map_runs(square)?;
             let norms = reduce::sum_in_order(parts, self.experts);
             sums.iter_mut().zip(norms).for_each(|(sum, norm)| *sum += norm);
         }
@@ -194,9 +194,11 @@ impl Blend {
     /// # Errors
     /// If an input is not finite.
     pub fn set(&mut self, lambda: &[Vec<f64>]) -> Result<(), AdaptError> {
-        for Blended { id, scan, vectors, group } in &self.tensors {
+        for Blended { id, scan, vectors, group } in &mut self.tensors {
             let value = self.parameters.value_mut(*id).expect("what is merged is not frozen");
             vectors.merge(scan, &lambda[*group], value.as_mut_slice())?;
+            // Files do not change while they are mapped: once is enough.
+            scan.options.allow_non_finite = true;
         }
         Ok(())
     }
@@ -312,7 +314,8 @@ fn planned(
             origin: Some(Operand { model: "the base".to_owned(), tensor: tensor.clone() }),
             operands: experts.iter().zip(names).map(operand).collect(),
             statistics: Vec::new(),
-            options: ScanOptions::default(),
+            // Short spans: a tensor of a few hundred thousand numbers should be work for all threads alike.
+            options: ScanOptions { span: 2 * BLOCK, ..ScanOptions::default() },
         };
         let models = vec![values.clone(); experts.len()];
         let task = MergeTask { scan, global: Values::new(), models, statistics: Vec::new(), seed: 0 };

@@ -187,7 +187,9 @@ impl GradientSink for Products<'_> {
         if let Some(at) = pending.iter().position(|(of, _)| *of == id) {
             return (pending.swap_remove(at).1, Write::Add);
         }
-        let mut buffer = spare.pop().unwrap_or_default();
+        // The largest: one that has to grow is memory anew, step for step.
+        let largest = (0..spare.len()).max_by_key(|at| spare[*at].bytes());
+        let mut buffer = largest.map(|at| spare.swap_remove(at)).unwrap_or_default();
         buffer.resize(len);
         (buffer, Write::Set)
     }

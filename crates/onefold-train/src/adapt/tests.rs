@@ -101,7 +101,7 @@ impl World {
             (name.to_owned(), out)
         });
         let (inputs, tests) = (at.join("inputs"), at.join("tests"));
-        [&inputs, &tests].map(|dir| std::fs::create_dir(dir).unwrap());
+        [&inputs, &tests].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
         let rows = [("two", 2), ("four", 4)];
         Self {
             base,

@@ -396,3 +396,23 @@ fn progress_adds_up_and_can_be_cancelled() {
     assert_eq!(patient.bytes.into_inner(), patient.total.into_inner());
     assert!(matches!(Task::load(&settings, Some(&encoder()), &watcher(1)), Err(DataError::Cancelled)));
 }
+
+/// Rows are named by the lines of the file, whatever its line ends; and a quotation mark without its partner is no text of the
+/// rest of the file.
+#[test]
+fn lines_and_quotation_marks_of_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |text: &str| {
+        let path = write(dir.path(), "t.csv", text);
+        Task::load(&settings(&path), Some(&encoder()), &Silent).map_err(|error| error.to_string())
+    };
+    for end in ["\n", "\r\n"] {
+        let text = ["text,label", "x,yes", "\"y\"\"\",no", "broken"].join(end);
+        let error = load(&text).unwrap_err();
+        assert!(error.contains("t.csv, line 4: 1 cells"), "{error}");
+        let error = load(&["text,label", "x,yes", "y,\"no", "z,yes", "w,no", ""].join(end)).unwrap_err();
+        assert!(error.contains("the row at line 3 goes on to the end"), "{error}");
+        assert!(load(&["text,label", "x,\"yes", "or no\"", "y,no", ""].join(end)).is_ok());
+        assert!(load(&["text,label", "5\" disk,yes", "y,no", ""].join(end)).is_ok());
+    }
+}

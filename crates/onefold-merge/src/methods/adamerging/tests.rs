@@ -72,7 +72,7 @@ fn a_negative_coefficient_does_not_change_what_agrees() {
     let rule = rule(&ADAMERGING_PLUS, &scan, &[-1.0, 0.5, 2.0], 0.6);
     let kernel = rule.prepare(&scan, &ModelSurvey::default()).unwrap();
     let found = scan
-        .map_strips(|view| {
+        .map_runs(|view| {
             let mut out = vec![9.0; view.len()];
             kernel.merge(view, &mut Scratch::default(), &mut out);
             out

@@ -99,7 +99,8 @@ pub enum DataError {
     },
     /// Nothing to learn from.
     #[error(
-        "task `{task}`: no rows left to {part}: {read} read, {bad} bad, {too_long} too long, {masked} without anything to learn"
+        "task `{task}`: no rows left to {part}: {read} read, {bad} bad, {too_long} too long, {masked} without anything to learn ({})",
+        files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     Empty {
         /// The task.
@@ -114,6 +115,8 @@ pub enum DataError {
         too_long: usize,
         /// Rows of which no token is learnt.
         masked: usize,
+        /// The files.
+        files: Vec<PathBuf>,
     },
     /// A class that the labels do not have.
     #[error("task `{task}`: {place}: label {label} is not one of {remedy}")]

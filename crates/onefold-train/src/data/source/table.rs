@@ -1,7 +1,7 @@
 //! CSV and TSV: a header, then records; every cell is a string.
 //!
 //! A quotation mark that is never closed would make one cell of the rest of the file, so the bytes of a record are
-//! counted while they are read.
+//! counted while they are read, and so are quotation marks, which come in pairs.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -20,6 +20,8 @@ pub(super) struct Records {
     path: Arc<Path>,
     header: Vec<String>,
     record: ByteRecord,
+    /// The one before, whose memory is used again.
+    before: ByteRecord,
     ended: bool,
 }
 
@@ -28,6 +30,11 @@ pub(super) struct Records {
 struct Bounded<R> {
     inner: R,
     since: u64,
+    /// Quotation marks so far.
+    quotes: u64,
+    /// Whether lines end in `\r\n`, once one has ended; and the last byte.
+    crlf: Option<bool>,
+    last: u8,
 }
 
 impl<R: Read> Read for Bounded<R> {
@@ -38,6 +45,13 @@ impl<R: Read> Read for Bounded<R> {
         }
         let read = self.inner.read(out)?;
         self.since += read as u64;
+        for byte in &out[..read] {
+            self.quotes += u64::from(*byte == b'"');
+            if *byte == b'\n' {
+                self.crlf.get_or_insert(self.last == b'\r');
+            }
+            self.last = *byte;
+        }
         Ok(read)
     }
 }
@@ -47,7 +61,8 @@ impl Records {
         let file = Counted::open(path, bytes)?;
         let mut builder = ReaderBuilder::new();
         builder.delimiter(delimiter).flexible(true).has_headers(true).buffer_capacity(1 << 18);
-        let mut reader = builder.from_reader(Bounded { inner: file, since: 0 });
+        let mut reader =
+            builder.from_reader(Bounded { inner: file, since: 0, quotes: 0, crlf: None, last: 0 });
         let header = reader.byte_headers().map_err(|error| broken(path, &error))?.clone();
         let header = header.iter().map(|cell| name(path, cell)).collect::<Result<Vec<_>, _>>()?;
         if let Some((i, twice)) = header.iter().enumerate().find(|(i, name)| header[..*i].contains(name)) {
@@ -56,7 +71,33 @@ impl Records {
                 format!("column {} of the header: {twice:?} stands twice", i + 1),
             ));
         }
-        Ok(Self { reader, path: Arc::from(path), header, record: ByteRecord::new(), ended: false })
+        Ok(Self {
+            reader,
+            path: Arc::from(path),
+            header,
+            record: ByteRecord::new(),
+            before: ByteRecord::new(),
+            ended: false,
+        })
+    }
+
+    /// The line at which the record begins. The library counts `\n`, and ends a record before that of `\r\n`.
+    fn line(&self) -> u64 {
+        let late = u64::from(self.reader.get_ref().crlf == Some(true));
+        self.record.position().map_or(0, |position| position.line() + late)
+    }
+
+    /// At the end of the file: whether its last record is the rest of the file behind a quotation mark that is never closed.
+    fn unclosed(&self) -> Option<DataError> {
+        let odd = self.reader.get_ref().quotes % 2 == 1;
+        let spans = self.record.iter().any(|cell| cell.contains(&b'\n'));
+        (odd && spans).then(|| {
+            let message = format!(
+                "the row at line {} goes on to the end of the file: a quotation mark is never closed",
+                self.line()
+            );
+            DataError::file(&self.path, message)
+        })
     }
 
     fn values(&self) -> Result<Map<String, Value>, RowProblem> {
@@ -91,15 +132,20 @@ impl Iterator for Records {
             return None;
         }
         self.reader.get_mut().since = 0;
+        std::mem::swap(&mut self.record, &mut self.before);
         match self.reader.read_byte_record(&mut self.record) {
             Ok(true) => {}
-            Ok(false) => return None,
+            Ok(false) => {
+                self.ended = true;
+                std::mem::swap(&mut self.record, &mut self.before);
+                return self.unclosed().map(Err);
+            }
             Err(error) => {
                 self.ended = true;
                 return Some(Err(broken(&self.path, &error)));
             }
         }
-        let number = self.record.position().map_or(0, csv::Position::line);
+        let number = self.line();
         let place = Place { path: Arc::clone(&self.path), number, unit: Unit::Line };
         Some(match self.values() {
             Ok(values) => Ok(Row::new(values, place)),

@@ -269,6 +269,7 @@ impl<'a> Loading<'a> {
 
     fn empty(&self, part: &'static str) -> DataError {
         let Counts { read, bad, too_long, masked, .. } = self.counts;
-        DataError::Empty { task: self.settings.name.clone(), part, read, bad, too_long, masked }
+        let files = self.settings.train.clone();
+        DataError::Empty { task: self.settings.name.clone(), part, read, bad, too_long, masked, files }
     }
 }

@@ -54,7 +54,7 @@ fn mistakes_are_told_together() {
         assert!(found.contains(part), "{part}: {found}");
     }
     for (from, to, part) in [
-        ("adamerging_plus\ndensity: 0.3", "ties", "expected one of adamerging and adamerging_plus"),
+        ("adamerging_plus\ndensity: 0.3", "ties", "expected one of `adamerging`, `adamerging_plus`"),
         ("adamerging_plus", "adamerging", "`adamerging` keeps whole task vectors"),
         ("inputs: math/in.jsonl, ", "", "no `inputs`"),
         ("[0.1, 0.2, 0.3]", "fisher", "expected one of"),
