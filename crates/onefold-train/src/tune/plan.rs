@@ -284,7 +284,7 @@ fn largest(
     for epoch in 0.. {
         let epoch = sampler.plan(epoch);
         groups.extend(epoch.units().take(most - groups.len()).map(|unit| group(tasks, unit)));
-        if groups.len() >= most || epoch.len() == 0 {
+        if groups.len() >= most || epoch.is_empty() {
             break;
         }
     }

@@ -21,6 +21,7 @@ pub(crate) fn check(out: &Path, kept: &[PathBuf], force: bool) -> Result<(), Che
 }
 
 /// Refuses a place inside of a directory whose files are data: the next run would read what this one writes.
+#[cfg(feature = "train")]
 pub(crate) fn check_outside(out: &Path, data: &[PathBuf]) -> Result<(), Failure> {
     let full = |path: &Path| -> PathBuf {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
