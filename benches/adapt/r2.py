@@ -152,7 +152,10 @@ def call(args, *words):
 
 def accuracy(args, model, task, part):
     """By transformers, on the rows of a part; kept beside the model."""
-    kept = Path(model) / f"score-{task}-{part}.json"
+    # Not in the model's directory: what stands there is copied by merges.
+    name = str(Path(model).relative_to(args.data / "adapt")).replace("/", "--")
+    kept = args.data / "adapt" / "scores" / f"{name}-{task}-{part}.json"
+    kept.parent.mkdir(exist_ok=True)
     if kept.exists():
         return json.loads(kept.read_text())
     import torch

@@ -1,5 +1,9 @@
 """AdaMerging on a two-layer linear net with two tasks (frozen heads). Entropy, gradients, Adam, clamp."""
-from lin import *
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "golden"))
+from lin import *  # noqa: E402, F403
 
 A0 = [[0.6, -0.2, 0.1], [0.0, 0.5, -0.3], [0.2, 0.1, 0.7]]
 B0 = [[0.9, 0.1, 0.0], [-0.2, 0.8, 0.3], [0.1, -0.4, 0.5]]

@@ -416,3 +416,21 @@ fn lines_and_quotation_marks_of_tables() {
         assert!(load(&["text,label", "5\" disk,yes", "y,no", ""].join(end)).is_ok());
     }
 }
+
+/// As many rows as may be bad may stand before the first that says how the others are read.
+#[test]
+fn the_first_row_may_be_bad() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(
+        dir.path(),
+        "t.jsonl",
+        "{\"x\": 1}\n{\"text\": \"a\", \"label\": 0}\n{\"text\": \"b\", \"label\": 1}\n",
+    );
+    let load = |max_bad_rows| {
+        let settings = TaskSettings { max_bad_rows, ..settings(&path) };
+        Task::load(&settings, Some(&encoder()), &Silent).map_err(|error| error.to_string())
+    };
+    assert!(load(0).unwrap_err().contains("t.jsonl, line 1"));
+    let task = load(1).unwrap();
+    assert_eq!((task.train.len(), task.counts.bad), (2, 1));
+}

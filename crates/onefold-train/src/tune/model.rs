@@ -142,7 +142,12 @@ fn chosen(parameters: &Parameters, targets: &Targets) -> Result<BTreeSet<String>
         }
     };
     if chosen.is_empty() {
-        return Err(nothing(format!("{targets:?} matches nothing")));
+        let named = match targets {
+            Targets::AllLinear => "`all-linear`".to_owned(),
+            Targets::Names(names) => format!("{names:?}"),
+            Targets::Pattern(pattern) => format!("the pattern {pattern:?}"),
+        };
+        return Err(nothing(format!("{named} matches nothing")));
     }
     Ok(chosen)
 }

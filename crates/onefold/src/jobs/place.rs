@@ -4,6 +4,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use onefold_checkpoint::CheckpointError;
+#[cfg(feature = "train")]
+use onefold_checkpoint::output::RunDir;
 use onefold_checkpoint::output::check_target;
 use rustix::fs::{Access, access};
 
@@ -42,6 +44,15 @@ pub(crate) fn check_outside(out: &Path, data: &[PathBuf]) -> Result<(), Failure>
             dir.display()
         ))),
     }
+}
+
+/// Makes the directory of a run, or finds what an interrupted one has left.
+#[cfg(feature = "train")]
+pub(crate) fn open_run(out: &Path, job: &str, inputs: &[PathBuf], force: bool) -> Result<RunDir, Failure> {
+    if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(|e| refused(CheckpointError::io(parent, "create")(e)))?;
+    }
+    RunDir::open(out, job, inputs, force).map_err(refused)
 }
 
 /// Why an output was not opened: a place that cannot be written to is a bad argument, a full disk is not.

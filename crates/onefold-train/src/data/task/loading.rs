@@ -96,7 +96,17 @@ impl<'a> Loading<'a> {
                 break;
             }
             if layout.is_none() {
-                layout = self.layout(path, block.iter().find_map(|row| row.as_ref().ok()))?;
+                // As many rows as may be bad are no reason to give up.
+                let mut rows =
+                    block.iter().filter_map(|row| row.as_ref().ok()).take(self.settings.max_bad_rows + 1);
+                let first = rows.next();
+                layout = match self.layout(path, first) {
+                    Err(error @ DataError::NoShape { .. }) => {
+                        let other = rows.find_map(|row| self.layout(path, Some(row)).ok());
+                        Some(other.ok_or(error)?.expect("there is a row"))
+                    }
+                    found => found?,
+                };
             }
             self.block(block, layout.as_ref())?;
             let bytes = rows.take_bytes();

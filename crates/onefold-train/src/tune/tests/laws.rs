@@ -114,7 +114,7 @@ fn only_what_is_chosen_is_trained() {
             Targets::Names(vec!["q_proj".into(), "query".into()]),
             "adapter.targets: `query` is no linear map; linear maps of",
         ),
-        (Targets::Pattern("x.*".into()), "adapter.targets: Pattern(\"x.*\") matches nothing"),
+        (Targets::Pattern("x.*".into()), "adapter.targets: the pattern \"x.*\" matches nothing"),
         (Targets::Pattern("(".into()), "adapter.targets: \"(\": it is not a regular expression"),
     ] {
         let error = with(&mut world, targets).unwrap_err().to_string();

@@ -7,7 +7,6 @@ mod record;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::output::RunDir;
 use onefold_train::adapt::{self, AdaptError, Aim, Blend, Expert, Job};
 use onefold_train::data::shape::Kind;
@@ -115,7 +114,7 @@ impl Session<'_> {
             dry_run::show(self, &data, &blend, &products, &memory);
             return Ok(());
         }
-        let run = self.open(&job, &read)?;
+        let run = place::open_run(out, &job, &read, args.force)?;
         let adapted = adapt::run(Job {
             settings: &recipe.settings,
             blend,
@@ -242,16 +241,6 @@ impl Session<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Makes the directory of the run, or finds what an interrupted one has left.
-    fn open(&self, job: &str, inputs: &[PathBuf]) -> Result<RunDir, Failure> {
-        let out = self.args.output.as_path();
-        if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent)
-                .map_err(|e| place::refused(CheckpointError::io(parent, "create")(e)))?;
-        }
-        RunDir::open(out, job, inputs, self.args.force).map_err(place::refused)
     }
 }
 

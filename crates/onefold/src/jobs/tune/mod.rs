@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::output::RunDir;
 use onefold_train::data::Task;
 use onefold_train::data::doctor::Report;
@@ -112,7 +111,7 @@ impl Session<'_> {
             dry_run(self, &recipe, &plan, &prepared, &predicted, &report);
             return Ok(());
         }
-        let run = self.open(&job, &read)?;
+        let run = place::open_run(out, &job, &read, args.force)?;
         let name = self.model.label.as_str();
         let tuned = training::run(training::Job {
             plan: &plan,
@@ -151,16 +150,6 @@ impl Session<'_> {
         self.shell.event("done", &out.to_string());
         self.shell.say(&format!("{out} is there already, made from the same recipe and inputs"));
         Ok(())
-    }
-
-    /// Makes the directory of the run, or finds what an interrupted one has left.
-    fn open(&self, job: &str, inputs: &[PathBuf]) -> Result<RunDir, Failure> {
-        let out = self.args.output.as_path();
-        if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent)
-                .map_err(|e| place::refused(CheckpointError::io(parent, "create")(e)))?;
-        }
-        RunDir::open(out, job, inputs, self.args.force).map_err(place::refused)
     }
 }
 
