@@ -44,7 +44,6 @@ pub(super) struct Logs<'a> {
     tokens: u64,
     /// Since the last line.
     sums: Vec<TaskLoss>,
-    steps: u64,
     of_interval: u64,
     since: Instant,
 }
@@ -59,7 +58,7 @@ impl<'a> Logs<'a> {
         let metrics = Log::open(&dir.join(METRICS), state.log.bytes)?;
         let sums = vec![TaskLoss::default(); tasks.len()];
         let since = Instant::now();
-        Ok(Self { metrics, tasks, observer, tokens: state.log.tokens, sums, steps: 0, of_interval: 0, since })
+        Ok(Self { metrics, tasks, observer, tokens: state.log.tokens, sums, of_interval: 0, since })
     }
 
     /// Makes durable what is written.
@@ -75,7 +74,6 @@ impl<'a> Logs<'a> {
             sum.rows += loss.rows;
             sum.correct += loss.correct;
         }
-        self.steps += 1;
         self.tokens += stepped.tokens;
         self.of_interval += stepped.tokens;
     }
@@ -117,7 +115,7 @@ impl<'a> Logs<'a> {
             "tokens_per_second": self.of_interval as f64 / seconds,
         });
         self.sums.fill(TaskLoss::default());
-        (self.steps, self.of_interval, self.since) = (0, 0, Instant::now());
+        (self.of_interval, self.since) = (0, Instant::now());
         self.write(&line, "")?;
         Ok(loss)
     }

@@ -254,12 +254,12 @@ fn start(top: &mut Keys<'_, '_>) -> Start {
 fn adam(top: &mut Keys<'_, '_>) -> Adam {
     let plain = Adam::default();
     let Some(mut keys) = top.mapping("optimizer", "Adam, as in `{lr: 1e-3}`") else { return plain };
-    let kind = keys.choice("kind", &[("adam", ())]);
+    // There is one; whoever names another is told.
+    keys.choice("kind", &[("adam", ())]);
     let lr = keys.number("lr", &POSITIVE).unwrap_or(plain.lr);
     let beta1 = keys.number("beta1", &BETA).unwrap_or(plain.betas[0]);
     let beta2 = keys.number("beta2", &BETA).unwrap_or(plain.betas[1]);
     let epsilon = keys.number("epsilon", &POSITIVE).unwrap_or(plain.epsilon);
-    let _ = kind;
     keys.finish();
     Adam { lr, betas: [beta1, beta2], epsilon }
 }
