@@ -27,6 +27,9 @@ from table import mb, number, table  # noqa: E402
 
 # Two sides round differently; a wrong gradient shows within a step.
 LOSS_LIMIT = 2e-4
+# Seconds from one look at a run's memory to the next. Peaks are the kernel's, so few looks do; each takes time from a run on
+# all cores, and none from a run on one.
+LOOKS = 0.25
 
 
 @dataclass(frozen=True)
@@ -80,31 +83,34 @@ def main():
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([args.python, HERE / "models.py", args.dir], check=True, env=environment)
     chosen = [row for row in ROWS if not args.rows or any(part in row.name for part in args.rows)]
-    results = {row.name: compare(row, args, environment) for row in chosen}
+    # Rounds of all rows, not rows of rounds: what is compared, sides or rows, then runs in turns.
+    runs = {row.name: {} for row in chosen}
+    for number in range(args.rounds):
+        for row in chosen:
+            print(f"round {number + 1}: {row.name} …", file=sys.stderr, flush=True)
+            for side, run in each_side(row, args, environment):
+                runs[row.name].setdefault(side, []).append(run)
+    results = {row: {side: summary(of) for side, of in sides.items()} for row, sides in runs.items()}
     return finish(args, chosen, results)
 
 
-def compare(row, args, environment):
-    """Both sides in turns."""
-    print(row.name, "…", file=sys.stderr, flush=True)
+def each_side(row, args, environment):
+    """One process of each side."""
     sides = {"onefold": [args.measure, row.work]}
     sides |= {peer: [args.python, HERE / "peer.py", peer] for peer in row.peers}
     shape = ["--threads", row.threads, "--steps", args.steps, "--sequences", row.sequences, "--length", row.length]
     shape += ["--new", row.new]
-    runs = {name: [] for name in sides}
-    for _ in range(args.rounds):
-        for name, command in sides.items():
-            runs[name].append(once([*command, args.dir / row.model, *shape], environment))
-    return {name: summary(of) for name, of in runs.items()}
+    for side, command in sides.items():
+        yield side, once([*command, args.dir / row.model, *shape], environment)
 
 
 def once(command, environment):
     """One process: what it says, and its peak of memory."""
     with tempfile.NamedTemporaryFile("w+") as said:
         shell = ["sh", "-c", 'out=$1; shift; exec "$@" > "$out" 2> /dev/null', "sh", said.name]
-        run = measure.run([*shell, *map(str, command)], env=environment, sample=0.02)
+        run = measure.run([*shell, *map(str, command)], env=environment, sample=LOOKS)
         line = [line for line in Path(said.name).read_text().splitlines() if line.startswith("{")][-1]
-    return json.loads(line) | {"resident": run.peak_resident, "anonymous": run.peak_anonymous}
+    return json.loads(line) | {"resident": run.peak_resident}
 
 
 def summary(runs):
@@ -113,7 +119,6 @@ def summary(runs):
     return {
         "seconds": measure.spread(steps),
         "resident": max(run["resident"] for run in runs),
-        "anonymous": max(run["anonymous"] for run in runs),
         "losses": runs[0]["losses"],
     }
 

@@ -199,6 +199,13 @@ mod tests {
         }
     }
 
+    /// More steps of the depth than are packed at once.
+    #[test]
+    fn a_deep_product_takes_several_rounds() {
+        check((2, 2048, 1100), [false, true, false], 1);
+        check((2, 2048, 1100), [true, false, false], 2);
+    }
+
     /// Each side as its transpose lies in memory, or not.
     fn check((m, n, k): (usize, usize, usize), [a_turned, b_turned, out_turned]: [bool; 3], onto: usize) {
         let at = |turned: bool, (i, j), (rows, columns)| if turned { j * rows + i } else { i * columns + j };
@@ -282,7 +289,9 @@ mod tests {
     /// The pool changes no bit, whatever its size.
     #[test]
     fn threads_do_not_show() {
-        for (m, n, k) in [(256, 512, 512), (1, 512, 300), (300, 1, 512), (64, 1000, 37), (1024, 64, 256)] {
+        for (m, n, k) in
+            [(256, 512, 512), (1, 512, 300), (300, 1, 512), (64, 1000, 37), (1024, 64, 256), (20, 2048, 1100)]
+        {
             let (a, b) = (wave(m * k, 0.7), wave(n * k, 1.3));
             let run = |workers| {
                 let mut out = vec![0.0; m * n];

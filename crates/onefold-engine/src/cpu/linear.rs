@@ -82,6 +82,29 @@ pub fn forward(
     multiply(y.host_mut(), onto, x.host(), dims.rows, right);
 }
 
+/// A map of [`forward_each`].
+#[derive(Debug)]
+pub struct Map<'a> {
+    /// As [`forward`] takes them.
+    pub dims: Dims,
+    /// W.
+    pub weight: Weight<'a>,
+    /// b.
+    pub bias: Option<&'a Buffer>,
+    /// What is written.
+    pub y: &'a mut Buffer,
+}
+
+/// Every y = x·Wᵀ + b of one x. All at once: a worker that has nothing left to do for one goes on with another.
+///
+/// # Panics
+/// If a length does not fit its `dims`.
+pub fn forward_each(x: &Buffer, maps: &mut [Map<'_>]) {
+    maps.par_iter_mut().with_max_len(1).for_each(|Map { dims, weight, bias, y }| {
+        forward(dims, x, *weight, *bias, y, Write::Set);
+    });
+}
+
 fn onto_bias<'a>(dims: &Dims, bias: &'a Buffer, y: &mut Buffer, write: Write) -> Onto<'a> {
     let bias = bias.host();
     assert_eq!(bias.len(), dims.outputs, "elements of the bias, {dims:?}");
@@ -94,6 +117,24 @@ fn onto_bias<'a>(dims: &Dims, bias: &'a Buffer, y: &mut Buffer, write: Write) ->
         }
     });
     Onto::Itself
+}
+
+/// The gradients of x and of W that are wanted, as [`backward_input`] and [`backward_weight`] write them. Both at once: a worker
+/// that has nothing left to do for one goes on with the other.
+///
+/// # Panics
+/// If a length does not fit `dims`.
+pub fn backward(
+    dims: &Dims,
+    x: &Buffer,
+    dy: &Buffer,
+    weight: Weight<'_>,
+    dx: Option<(&mut Buffer, Write)>,
+    dw: Option<(&mut Buffer, Write)>,
+) {
+    let input = |(dx, write)| backward_input(dims, dy, weight, dx, write);
+    let weight = |(dw, write)| backward_weight(dims, dy, x, dw, write);
+    rayon::join(|| dw.map(weight), || dx.map(input));
 }
 
 /// dx = dy·W, or adds that to dx.

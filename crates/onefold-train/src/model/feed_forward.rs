@@ -84,9 +84,7 @@ impl FeedForward {
         scratch: &mut LinearScratch,
     ) {
         let FeedForwardSaved { up, inner, linears } = saved;
-        for (part, map) in self.maps().iter().enumerate() {
-            map.forward(pass, x, &mut up[part], &mut linears[part], scratch);
-        }
+        Linear::forward_each(self.maps(), pass, x, &mut *up, linears, scratch);
         let (width, [first, second]) = (self.down.inputs(), up);
         inner.resize(x.len() / self.maps()[0].inputs() * width);
         match self.up {

@@ -93,28 +93,69 @@ impl Linear {
         saved: &mut LinearSaved,
         scratch: &mut LinearScratch,
     ) {
-        let dims = self.dims(x);
-        if let Some(tap) = pass.tap {
-            tap.input(self.weight, x);
+        let maps = std::slice::from_ref(self);
+        Self::forward_each(maps, pass, x, [y], std::slice::from_mut(saved), scratch);
+    }
+
+    /// Writes the `y` of each map of one x.
+    pub(super) fn forward_each<'a>(
+        maps: &[Self],
+        pass: &Pass<'_>,
+        x: &Buffer,
+        y: impl IntoIterator<Item = &'a mut Buffer>,
+        saved: &mut [LinearSaved],
+        scratch: &mut LinearScratch,
+    ) {
+        let mut y: Vec<&mut Buffer> = y.into_iter().take(maps.len()).collect();
+        let mut products = Vec::with_capacity(maps.len());
+        for (map, y) in maps.iter().zip(&mut y) {
+            if let Some(tap) = pass.tap {
+                tap.input(map.weight, x);
+            }
+            let dims = map.dims(x);
+            y.resize(dims.rows * map.outputs);
+            if !map.is_decomposed() {
+                let weight = pass.parameters[map.weight].weight();
+                products.push(linear::Map { dims, weight, bias: map.bias(pass), y });
+            }
         }
-        y.resize(dims.rows * self.outputs);
-        let weight = pass.parameters[self.weight].weight();
-        let bias = self.bias.map(|bias| pass.parameters.full(bias));
-        let Some(adapter) = &self.adapter else {
-            return linear::forward(&dims, x, weight, bias, y, Write::Set);
-        };
+        linear::forward_each(x, &mut products);
+        for ((map, y), saved) in maps.iter().zip(y).zip(saved) {
+            map.adapter_forward(pass, x, y, saved, scratch);
+        }
+    }
+
+    /// What an adapter adds to y; the whole y of DoRA, which scales the product.
+    fn adapter_forward(
+        &self,
+        pass: &Pass<'_>,
+        x: &Buffer,
+        y: &mut Buffer,
+        saved: &mut LinearSaved,
+        scratch: &mut LinearScratch,
+    ) {
+        let Some(adapter) = &self.adapter else { return };
         let dropout = pass.dropout(adapter.dropout, Site::Adapter(self.weight.index()));
-        let (dims_of, factors) = (self.adapter_dims(adapter, dims.rows), factors(pass, adapter));
-        if adapter.magnitude.is_some() {
+        let rows = self.dims(x).rows;
+        let (dims, factors) = (self.adapter_dims(adapter, rows), factors(pass, adapter));
+        if self.is_decomposed() {
+            let weight = pass.parameters[self.weight].weight();
             saved.norms.resize(self.outputs);
-            dora::norms(&dims_of, weight, self.layout, &factors, &mut saved.norms);
+            dora::norms(&dims, weight, self.layout, &factors, &mut saved.norms);
             let LinearSaved { dora, norms, .. } = saved;
-            let map = self.map(pass, adapter, dims.rows, norms);
+            let map = self.map(pass, adapter, rows, norms);
             dora::forward(&map, x, dropout.as_ref(), y, Write::Set, dora, &mut scratch.dora);
         } else {
-            linear::forward(&dims, x, weight, bias, y, Write::Set);
-            lora::forward(&dims_of, x, &factors, dropout.as_ref(), y, &mut saved.lora, &mut scratch.lora);
+            lora::forward(&dims, x, &factors, dropout.as_ref(), y, &mut saved.lora, &mut scratch.lora);
         }
+    }
+
+    fn is_decomposed(&self) -> bool {
+        self.adapter.is_some_and(|adapter| adapter.magnitude.is_some())
+    }
+
+    fn bias<'a>(&self, pass: &Pass<'a>) -> Option<&'a Buffer> {
+        self.bias.map(|bias| pass.parameters.full(bias))
     }
 
     /// Gradients of the parameters, and of `x` if wanted, for `dy`.
@@ -139,16 +180,14 @@ impl Linear {
         if let Some(adapter) = &self.adapter {
             return self.adapted_backward(back, adapter, x, dy, dx, (saved, scratch));
         }
-        let mut weight = back.lend(Some(self.weight));
-        if let Some((dw, write)) = weight.as_mut().map(Lent::parts) {
-            linear::backward_weight(&dims, dy, x, dw, write);
-        }
-        back.complete(weight);
-        if let Some((dx, write)) = dx {
-            linear::backward_input(&dims, dy, parameters[self.weight].weight(), dx, write);
-            if let Some(tap) = back.pass.tap.filter(|_| write == Write::Set) {
-                tap.input_gradient(self.weight, x, dx);
-            }
+        let weight = parameters[self.weight].weight();
+        let mut lent = back.lend(Some(self.weight));
+        let (to_x, to_weight) =
+            (dx.as_mut().map(|(dx, write)| (&mut **dx, *write)), lent.as_mut().map(Lent::parts));
+        linear::backward(&dims, x, dy, weight, to_x, to_weight);
+        back.complete(lent);
+        if let (Some(tap), Some((dx, Write::Set))) = (back.pass.tap, dx) {
+            tap.input_gradient(self.weight, x, dx);
         }
     }
 
@@ -229,7 +268,7 @@ impl Linear {
             dims: self.adapter_dims(adapter, rows),
             weight: parameters[self.weight].weight(),
             layout: self.layout,
-            bias: self.bias.map(|bias| parameters.full(bias)),
+            bias: self.bias(pass),
             factors: factors(pass, adapter),
             magnitude: parameters.full(adapter.magnitude.expect("a map with a magnitude")),
             norms,

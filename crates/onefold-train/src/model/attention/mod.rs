@@ -177,11 +177,10 @@ impl Attention {
 
     fn project(&self, pass: &Pass<'_>, x: &Buffer, saved: &mut AttentionSaved, scratch: &mut LinearScratch) {
         let AttentionSaved { qkv, raw, statistics, linears, .. } = saved;
-        let maps = self.maps();
-        for (part, map) in maps.iter().enumerate() {
-            let y = if self.head_norms.is_some() && part < 2 { &mut raw[part] } else { &mut qkv[part] };
-            map.forward(pass, x, y, &mut linears[part], scratch);
-        }
+        // Queries and keys that are to be normalised go to a place of their own.
+        let mut before_norms = raw.iter_mut().filter(|_| self.head_norms.is_some());
+        let y = qkv.iter_mut().map(|ready| before_norms.next().unwrap_or(ready));
+        Linear::forward_each(self.maps(), pass, x, y, linears, scratch);
         for (part, norm) in self.head_norms.iter().flatten().enumerate() {
             norm.forward(pass, Input::Ready(&raw[part]), &mut qkv[part], &mut statistics[part]);
         }
