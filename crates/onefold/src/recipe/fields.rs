@@ -131,6 +131,7 @@ impl<'n> Fields<'n> {
             "model" if self.known.contains(&"models") => {
                 Some("`model` stands in an entry of `models`, as in `models: [{model: …}]`".to_owned())
             }
+            "statistics" => Some("`statistics` stands beside `model`".to_owned()),
             "task" => Some("`task` stands beside `model`".to_owned()),
             _ if TOP.contains(&key) && !self.path.is_empty() => {
                 Some(format!("`{key}` stands at the top level of the recipe"))

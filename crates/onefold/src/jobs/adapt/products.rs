@@ -65,6 +65,7 @@ impl Product {
             model: reference(model),
             layer_range: None,
             parameters: Parameters::default(),
+            statistics: None,
             at: At { place: Place::START, path: String::new() },
         };
         let (method, parameters) = match recipe.method {
