@@ -135,7 +135,7 @@ fn every_example_runs_by_the_command_at_its_head() {
         run_example(&file, command, out);
         count += 1;
     }
-    assert_eq!(count, 12, "an example came or went: see that README and guide still name them rightly");
+    assert_eq!(count, 13, "an example came or went: see that README and guide still name them rightly");
 }
 
 /// Runs a command with its outputs in a temporary directory and looks at the result.

@@ -10,7 +10,7 @@ use onefold_checkpoint::{Checkpoint, CheckpointError};
 use onefold_merge::methods::measured::{self, Statistic};
 use onefold_train::adapt::{self, Granularity, Measure, Measuring, Method, Scoring};
 use onefold_train::data::Task;
-use onefold_train::statistics::Statistics;
+use onefold_train::statistics::{FisherKind, Statistics};
 use serde_json::{Value, json};
 
 use super::products::{Product, STATISTICS, Weights, statistics_name};
@@ -39,7 +39,10 @@ pub(super) fn run(session: &Session<'_>, measured: &Measured, ready: &Ready) -> 
     if args.dry_run {
         let (what, options) = told(measured);
         let facts = json!({"measured": what, "how": options, "experts": session.experts().len()});
-        dry_run::show(session, data, &products, &memory, &[("measured", what.to_owned())], facts);
+        let how = options.as_object().into_iter().flatten();
+        let how: Vec<String> = how.map(|(key, value)| format!("{key} {value}").replace('"', "")).collect();
+        let how = if how.is_empty() { String::new() } else { format!(" ({})", how.join(", ")) };
+        dry_run::show(session, data, &products, &memory, &[("measured", format!("{what}{how}"))], facts);
         return Ok(());
     }
     let run = place::open_run(&args.output, &ready.job, &ready.read, args.force)?;
@@ -68,7 +71,10 @@ pub(super) fn check(inputs: &[Task]) -> Result<(), Failure> {
 fn told(measured: &Measured) -> (&'static str, Value) {
     let statistic = measured::find(measured.method).map_or("", |found| found.statistic.describe());
     let options = match measured.measure {
-        Measure::Fisher(settings, batch) => json!({"kind": settings.kind.name(), "batch": batch}),
+        Measure::Fisher(settings, batch) if settings.kind == FisherKind::BatchSummed => {
+            json!({"kind": settings.kind.name(), "batch": batch})
+        }
+        Measure::Fisher(settings, _) => json!({"kind": settings.kind.name()}),
         Measure::Nodes(batch) => json!({"batch": batch}),
         Measure::Grams => json!({}),
     };

@@ -166,9 +166,17 @@ impl Session<'_> {
             for (loaded, list) in [(inputs.map(Some), &mut data.inputs), (test, &mut data.tests)] {
                 match loaded.map_err(|error| *error) {
                     Ok(Some(found)) if found.kind != kind => {
+                        let lacks_labels = supervised && found.kind == Kind::Generate;
                         let (found, kind) = (found.kind.name(), kind.name());
-                        let problem =
-                            format!("task `{}`: its rows are to {found}, its expert is to {kind}", task.name);
+                        let labels = if lacks_labels {
+                            "; labels are needed here, and its rows seem to have none: say with `columns` which key they have"
+                        } else {
+                            ""
+                        };
+                        let problem = format!(
+                            "task `{}`: its rows are to {found}, its expert is to {kind}{labels}",
+                            task.name
+                        );
                         problems.push(problem);
                     }
                     Ok(found) => list.extend(found),

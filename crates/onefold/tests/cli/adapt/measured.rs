@@ -162,8 +162,11 @@ fn a_dry_run_of_measuring_makes_nothing() {
     let dir = experts();
     let dir = dir.path();
     let ran = adapt(dir, MEASURED, "out", &["--dry-run"]).ok();
-    for part in ["plan (nothing was done)", "the Fisher information of each model", "26 inputs, scored on 52"]
-    {
+    for part in [
+        "plan (nothing was done)",
+        "the Fisher information of each model on its own inputs (kind exact)",
+        "26 inputs, scored on 52",
+    ] {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
     }
     let plan = adapt(dir, MEASURED, "out", &["--dry-run", "--json"]).ok();
@@ -180,7 +183,7 @@ fn measuring_that_cannot_be_is_refused() {
     let dir = dir.path();
     fs::write(dir.join("empty.jsonl"), "").unwrap();
     for (text, parts) in [
-        (MEASURED.replace("fisher", "fisher_nodes"), &["task `vowels`"][..]),
+        (MEASURED.replace("fisher", "fisher_nodes"), &["task `vowels`", "labels are needed here"][..]),
         (format!("{MEASURED}statistics: {{kind: empirical}}\n"), &["task `vowels`"]),
         (
             MEASURED.replace("vowels-in", "vowels").replace("test: vowels.jsonl", "max_bad_rows: 0"),
