@@ -39,7 +39,7 @@ pub const TOP: [&str; 14] = [
 ];
 
 /// Settings that are often written outside `parameters:`. Only help texts depend on this list.
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 19] = [
     "weight",
     "density",
     "gamma",
@@ -55,6 +55,10 @@ const SETTINGS: [&str; 15] = [
     "max_iter",
     "tol",
     "alpha",
+    "floor",
+    "ratio",
+    "transposed",
+    "mean_elsewhere",
 ];
 
 impl<'n> Fields<'n> {
