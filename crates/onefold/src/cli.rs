@@ -29,7 +29,7 @@ pub struct Cli {
 pub enum Verb {
     /// Merge checkpoints by a recipe (mergekit's YAML, and more)
     Merge(MergeArgs),
-    /// Learn the coefficients of a merge from inputs without labels (AdaMerging)
+    /// Merge by what the tasks' inputs tell: coefficients that are learnt (AdaMerging), or experts that are measured (Fisher, RegMean)
     #[cfg(feature = "train")]
     Adapt(AdaptArgs),
     /// Train one model on several tasks together, with balanced losses
@@ -111,7 +111,7 @@ pub struct MergeArgs {
 pub struct AdaptArgs {
     /// The recipe (YAML)
     pub recipe: PathBuf,
-    /// Directory of the merged model; learning itself is in OUT.run until it is over
+    /// Directory of the merged model; learning or measuring itself is in OUT.run until it is over
     #[arg(long, short, value_name = "OUT")]
     pub output: PathBuf,
     /// Change the recipe: `--set optimizer.lr=0.01`, `--set granularity=model`
@@ -126,7 +126,7 @@ pub struct AdaptArgs {
     /// Replace an existing output, and an interrupted run of another recipe or other data
     #[arg(long)]
     pub force: bool,
-    /// Learn from the inputs of the tests themselves, as the paper does
+    /// Use the inputs of the tests themselves, as the paper of AdaMerging does
     #[arg(long)]
     pub transductive: bool,
     /// Largest weight file, in bytes of data

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod hub;
 pub mod jobs;
+pub mod measured;
 pub mod models;
 pub mod plan;
 pub mod progress;

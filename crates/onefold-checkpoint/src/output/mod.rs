@@ -29,7 +29,7 @@ use shards::{clear, create, open_shards};
 use target::{replace, sync_dir, with_suffix};
 
 pub use layout::{Layout, OutputTensor};
-pub use run_dir::{Log, RunDir};
+pub use run_dir::{Log, RunDir, link};
 pub use target::check_target;
 
 /// Data written between two syncs. They run beside the work, so that the last one has little left to do; a crash of the

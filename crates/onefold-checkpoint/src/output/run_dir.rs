@@ -4,9 +4,12 @@
 //!
 //! * `onefold.run`, locked while the run goes on, with the identity of the job: what belongs to another job is never taken up;
 //! * `checkpoint-N/`, each built in `next/` and renamed when all of it is on disk, so that one that has its name is whole;
+//! * `part-NAME/`, made in the same way, of a job that does one thing after the other: parts that are there need not be made
+//!   again;
 //! * logs ([`Log`]), whose lengths checkpoints know: what was written after the last one is cut off when the run goes on.
 //!
-//! At the end the output is built in `final/` and renamed to `OUT`; the checkpoints that are kept follow it.
+//! At the end the output is built in `final/` and renamed to `OUT`; the checkpoints that are kept follow it. Of parts the output
+//! has what it links from them ([`link`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -25,6 +28,8 @@ const NEXT: &str = "next";
 const FINAL: &str = "final";
 /// What names of checkpoints begin with, as in transformers.
 const CHECKPOINT: &str = "checkpoint-";
+/// What names of parts begin with.
+const PART: &str = "part-";
 
 /// The directory of a run, which no other process can open meanwhile.
 #[derive(Debug)]
@@ -105,6 +110,33 @@ impl RunDir {
         step: u64,
         build: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.make(&self.checkpoint(step), build)
+    }
+
+    /// The directory of a part, if it was made.
+    pub fn part(&self, name: &str) -> Option<PathBuf> {
+        Some(self.dir.join(format!("{PART}{name}"))).filter(|dir| dir.is_dir())
+    }
+
+    /// Makes a part, whose name can name a directory; as [`RunDir::add`].
+    ///
+    /// # Errors
+    /// If `build` fails or the system refuses; earlier parts are as they were.
+    pub fn add_part<E: From<CheckpointError>>(
+        &self,
+        name: &str,
+        build: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let place = self.dir.join(format!("{PART}{name}"));
+        self.make(&place, build)?;
+        Ok(place)
+    }
+
+    fn make<E: From<CheckpointError>>(
+        &self,
+        place: &Path,
+        build: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
         let next = self.dir.join(NEXT);
         if let Err(error) = build(&next) {
             // The first error is the one to tell; `next` is removed again before it is used.
@@ -112,7 +144,7 @@ impl RunDir {
             return Err(error);
         }
         sync_dir(&next)?;
-        Ok(replace(&next, &self.checkpoint(step))?)
+        Ok(replace(&next, place)?)
     }
 
     /// Removes all checkpoints but the latest `keep`, and those in `spare`.
@@ -172,8 +204,22 @@ fn checkpoints(dir: &Path) -> Vec<u64> {
     steps
 }
 
+/// Whether there is something that took time to make.
 fn has_checkpoint(dir: &Path) -> bool {
-    !checkpoints(dir).is_empty()
+    let is_part = |entry: fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PART));
+    !checkpoints(dir).is_empty() || fs::read_dir(dir).into_iter().flatten().flatten().any(is_part)
+}
+
+/// Gives a finished file of a run a place in its output, without copying it where the system can.
+///
+/// # Errors
+/// If the system refuses.
+pub fn link(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    if fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to).map_err(CheckpointError::io(to, "write"))?;
+    File::open(to).and_then(|file| file.sync_all()).map_err(CheckpointError::io(to, "write"))
 }
 
 /// Empties the directory of a run but for its mark.
@@ -284,6 +330,27 @@ mod tests {
 
     fn open(out: &Path, identity: &str) -> Result<RunDir, CheckpointError> {
         RunDir::open(out, identity, &[], false)
+    }
+
+    #[test]
+    fn parts_are_kept_and_guarded() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let run = open(&out, "job").unwrap();
+        assert_eq!(run.part("a"), None);
+        let made = run.add_part("a", |next| filled(next, "one")).unwrap();
+        drop(run);
+        assert!(open(&out, "other").is_err_and(|e| matches!(e, CheckpointError::OtherRun { .. })));
+        let run = open(&out, "job").unwrap();
+        assert_eq!(run.part("a"), Some(made.clone()));
+        run.finish(|place| {
+            filled(place, "model")?;
+            link(&made.join("text"), &place.join("part"))
+        })
+        .unwrap();
+        assert_eq!(fs::read_to_string(out.join("part")).unwrap(), "one");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 2);
+        assert!(!dir.path().join("out.run").exists());
     }
 
     #[test]

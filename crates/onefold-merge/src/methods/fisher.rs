@@ -12,6 +12,11 @@
 //! themselves. All is computed in f64 from f32 inputs and rounded once.
 //!
 //! Deviation: heads of classes are merged as all else if the models share their shape; the paper leaves them apart.
+//!
+//! [`FISHER_NODES`] is the same with structured weights: one number per attention head and per neuron, which was measured at
+//! mask nodes, is the weight of all elements of its rows (Thennal D K et al., LREC-COLING 2024, arXiv 2403.09891). Which tensor
+//! gets which number is the matter of whoever measures; here they are statistics of the tensor's shape. Its floor is 0, as in
+//! the published code, and an element that no model has information about takes the mean.
 
 use super::{BaseRole, Combination, Group, Kernel, Method, ModelSurvey, Needs, Rule, Scratch};
 use crate::MergeError;
@@ -29,30 +34,55 @@ pub static FISHER: Method = Method {
     operands: (1, usize::MAX),
     crops_embeddings: false,
     passes: "1, 2 if normalised",
+    params: &[WEIGHT, floor(1e-6), NORMALIZE],
+    build: |task| build(&FISHER, task),
+};
+
+/// The table entry.
+pub static FISHER_NODES: Method = Method {
+    name: "fisher_nodes",
+    summary: "average weighted by the Fisher information of heads and neurons",
+    source: "arXiv 2403.09891",
     params: &[
+        WEIGHT,
+        floor(0.0),
+        NORMALIZE,
         Param {
-            name: "weight",
-            level: Level::Model,
-            kind: Kind::Number { min: 0.0, max: f64::INFINITY, min_open: false },
-            default: Default::Number(1.0),
-            help: "factor of the model's Fisher information",
-        },
-        Param {
-            name: "floor",
-            level: Level::Global,
-            kind: Kind::Number { min: 0.0, max: f64::INFINITY, min_open: false },
-            default: Default::Number(1e-6),
-            help: "added to the Fisher information of every element",
-        },
-        Param {
-            name: "normalize",
+            name: "mean_elsewhere",
             level: Level::Global,
             kind: Kind::Flag,
             default: Default::Flag(false),
-            help: "divide each weight by the norm of the model's Fisher information",
+            help: "what belongs to no head and no neuron counts as the mean of all of them does, and not 1",
         },
     ],
-    build,
+    build: |task| build(&FISHER_NODES, task),
+    ..FISHER
+};
+
+const WEIGHT: Param = Param {
+    name: "weight",
+    level: Level::Model,
+    kind: Kind::Number { min: 0.0, max: f64::INFINITY, min_open: false },
+    default: Default::Number(1.0),
+    help: "factor of the model's Fisher information",
+};
+
+const fn floor(default: f64) -> Param {
+    Param {
+        name: "floor",
+        level: Level::Global,
+        kind: Kind::Number { min: 0.0, max: f64::INFINITY, min_open: false },
+        default: Default::Number(default),
+        help: "added to the Fisher information of every element",
+    }
+}
+
+const NORMALIZE: Param = Param {
+    name: "normalize",
+    level: Level::Global,
+    kind: Kind::Flag,
+    default: Default::Flag(false),
+    help: "divide each weight by the norm of the model's Fisher information",
 };
 
 #[derive(Debug, Clone)]
@@ -65,8 +95,8 @@ struct Fisher {
     measured: bool,
 }
 
-fn build(task: &Task) -> Result<Box<dyn Rule>, String> {
-    let mut weights = task.per_model(&FISHER, "weight")?;
+fn build(method: &'static Method, task: &Task) -> Result<Box<dyn Rule>, String> {
+    let mut weights = task.per_model(method, "weight")?;
     let largest = weights.iter().fold(0.0, |a: f64, b| a.max(*b));
     if largest == 0.0 || !largest.is_finite() {
         return Err(
@@ -76,8 +106,8 @@ fn build(task: &Task) -> Result<Box<dyn Rule>, String> {
     // Their scale does not matter, and f64 holds all products so.
     weights.iter_mut().for_each(|w| *w /= largest);
     let measured = !task.statistics_of(&task.scan.shape)?.is_empty();
-    let floor = task.required(&FISHER, "floor")?;
-    let normalize = task.flag(&FISHER, "normalize");
+    let floor = task.required(method, "floor")?;
+    let normalize = task.flag(method, "normalize");
     Ok(Box::new(Fisher { weights, floor, normalize, measured }))
 }
 

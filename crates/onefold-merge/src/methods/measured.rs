@@ -23,11 +23,26 @@ pub enum Statistic {
     Fisher,
     /// The Gram matrix XᵀX / samples of the inputs of a linear map, of shape [in, in]; only for weights of linear maps.
     Gram,
+    /// The Fisher information of mask nodes (heads and neurons), spread over the elements of each tensor: as for
+    /// [`Statistic::Fisher`] a number of at least 0 for each element, of the tensor's shape.
+    Nodes,
+}
+
+impl Statistic {
+    /// What has to be measured, in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Fisher => "the Fisher information of each model on its own inputs",
+            Self::Gram => "Gram matrices of the inputs of each model's linear maps",
+            Self::Nodes => "the Fisher information of each model's attention heads and neurons",
+        }
+    }
 }
 
 /// Every method that needs statistics, in the order of the documentation.
 pub static MEASURED: &[Measured] = &[
     Measured { method: &fisher::FISHER, statistic: Statistic::Fisher },
+    Measured { method: &fisher::FISHER_NODES, statistic: Statistic::Nodes },
     Measured { method: &regmean::REGMEAN, statistic: Statistic::Gram },
 ];
 

@@ -69,9 +69,14 @@ pub static METHODS: &[&Method] = &[
     &passthrough::PASSTHROUGH,
 ];
 
-/// The method of that name.
+/// Every method: those of [`METHODS`], and those that need statistics of the models' own inputs.
+pub fn all() -> impl Iterator<Item = &'static Method> {
+    METHODS.iter().copied().chain(measured::MEASURED.iter().map(|m| m.method))
+}
+
+/// The method of that name, whatever it needs.
 pub fn find(name: &str) -> Option<&'static Method> {
-    METHODS.iter().copied().find(|m| m.name == name)
+    all().find(|m| m.name == name)
 }
 
 /// A merge method: what it is called, what it needs, and how it is built.

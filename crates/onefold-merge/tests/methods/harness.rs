@@ -6,7 +6,7 @@ use onefold_checkpoint::output::OutputTensor;
 use onefold_checkpoint::tensor::{Elements, Stored};
 use onefold_checkpoint::{CheckpointError, Dtype, Tensor, convert};
 use onefold_merge::MergeError;
-use onefold_merge::methods::{BaseRole, Method, find, measured};
+use onefold_merge::methods::{BaseRole, Method, find};
 use onefold_merge::params::Value;
 use onefold_merge::scan::{Operand, Scan, ScanOptions};
 use onefold_merge::stream::{self, Merge, Planned, Sink, Statistics, Work};
@@ -122,9 +122,7 @@ impl Job {
         let k = inputs[0].experts.len();
         let expert = |i: usize| Expert { label: format!("model {i}"), values: Values::new() };
         Self {
-            method: find(method)
-                .or_else(|| measured::find(method).map(|m| m.method))
-                .unwrap_or_else(|| panic!("no method `{method}`")),
+            method: find(method).unwrap_or_else(|| panic!("no method `{method}`")),
             global: Values::new(),
             experts: (0..k).map(expert).collect(),
             inputs,

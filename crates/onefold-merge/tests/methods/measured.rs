@@ -35,7 +35,7 @@ fn statistics(shape: &[usize], values: Vec<Vec<f32>>) -> Vec<Statistic> {
 /// XᵀX / samples of random inputs, and what is like a square of gradients.
 fn random_statistic(kind: Kind, seed: u64, model: usize, shape: &[usize]) -> Statistic {
     let n: usize = shape.iter().product();
-    if kind == Kind::Fisher {
+    if kind != Kind::Gram {
         let values = normal(seed, &format!("fisher {model}"), n).iter().map(|v| v * v * 1e-3).collect();
         return Statistic { shape: shape.to_vec(), values };
     }
@@ -190,7 +190,7 @@ fn cutting_and_resuming_change_nothing() {
         let method = MEASURED.iter().find(|m| m.statistic == kind).expect("each kind has one").method;
         let inputs = (1..4).map(|seed| input(kind, seed, &shape, 3)).collect();
         let mut job = Job::new(method.name, inputs);
-        if kind == Kind::Fisher {
+        if kind != Kind::Gram {
             job = job.with("normalize", true);
         }
         let whole = job.done();

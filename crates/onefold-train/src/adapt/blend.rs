@@ -215,6 +215,27 @@ impl Blend {
         Ok(())
     }
 
+    /// Sets the weights to those of a model whose trunk is the merged one.
+    ///
+    /// # Errors
+    /// If it cannot be read, or has other tensors.
+    pub fn set_from(&mut self, model: &Expert<'_>) -> Result<(), AdaptError> {
+        let (checkpoint, dir) = (model.checkpoint, model.checkpoint.dir());
+        let found = find(&ModelConfig::open(dir)?, checkpoint.tensors(), dir)?;
+        let names: BTreeMap<Place, String> =
+            found.tensors.into_iter().map(|(spec, name)| (place(&spec), name)).collect();
+        for Blended { id, scan, .. } in &self.tensors {
+            let stored = self.parameters[*id].spec().and_then(|spec| names.get(&place(spec)));
+            let tensor = stored.and_then(|name| checkpoint.tensors().get(name));
+            let Some(tensor) = tensor.filter(|tensor| tensor.shape == scan.shape) else {
+                return Err(AdaptError::expert(model.name, format!("`{}` is missing in it", scan.name)));
+            };
+            let value = self.parameters.value_mut(*id).expect("what is merged is not frozen");
+            tensor.read(0, value.as_mut_slice());
+        }
+        Ok(())
+    }
+
     /// Adds ⟨gradient, vₖ⟩ of a tensor to `sums[group][expert]`; nothing for what is not merged.
     pub(super) fn add_products(
         &self,

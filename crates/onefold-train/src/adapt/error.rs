@@ -10,6 +10,7 @@ use crate::data::DataError;
 use crate::families::FamilyError;
 use crate::image::ImageError;
 use crate::model::{HeadError, ModelError, ParametersError};
+use crate::statistics::StatisticsError;
 use crate::tune::TuneError;
 
 /// Why coefficients cannot be learnt.
@@ -62,6 +63,14 @@ pub enum AdaptError {
         /// Why not.
         message: String,
     },
+    /// What cannot be measured of a task's expert.
+    #[error("task `{task}`: {error}")]
+    Measured {
+        /// The task.
+        task: String,
+        /// Why not.
+        error: Box<StatisticsError>,
+    },
     /// A setting that cannot be followed.
     #[error("{key}: {message}")]
     Setting {
@@ -96,6 +105,9 @@ pub enum AdaptError {
         /// Steps that were made.
         step: u64,
     },
+    /// The observer asked to stop while experts were measured, or models scored; what is measured is saved.
+    #[error("stopped; the tasks that were measured are kept, and the same command goes on from there")]
+    Stopped,
 }
 
 impl From<DataError> for AdaptError {

@@ -2,6 +2,7 @@
 //!
 //! | kind | what |
 //! |---|---|
+//! | `measured` | how many examples an expert was measured on, where it is |
 //! | `expert` | what an expert scores on its own task |
 //! | `train` | means since the last line: each task's loss; each expert's mean coefficient with the least and the greatest |
 //! | `score` | what the merged model scores |
@@ -18,7 +19,6 @@ use serde_json::{Map, Value, json};
 
 use super::score::Score;
 use super::settings::Settings;
-use super::state::State;
 use super::step::Stepped;
 use crate::data::Task;
 
@@ -51,14 +51,14 @@ pub(super) struct Logs<'a> {
 impl<'a> Logs<'a> {
     pub(super) fn open(
         dir: &Path,
-        state: &State,
+        state: LogState,
         tasks: &'a [Task],
         observer: &'a dyn Observer,
     ) -> Result<Self, CheckpointError> {
-        let metrics = Log::open(&dir.join(METRICS), state.log.bytes)?;
+        let metrics = Log::open(&dir.join(METRICS), state.bytes)?;
         let sums = vec![TaskLoss::default(); tasks.len()];
         let since = Instant::now();
-        Ok(Self { metrics, tasks, observer, tokens: state.log.tokens, sums, of_interval: 0, since })
+        Ok(Self { metrics, tasks, observer, tokens: state.tokens, sums, of_interval: 0, since })
     }
 
     /// Makes durable what is written.
@@ -126,15 +126,26 @@ impl<'a> Logs<'a> {
         self.write(&json!({"kind": "expert", "task": task, "score": score}), &text)
     }
 
-    /// Writes what the merged model scores.
-    pub(super) fn scores(&mut self, step: u64, scores: &[(String, Score)]) -> Result<(), CheckpointError> {
+    /// Writes what was measured of a task's expert.
+    pub(super) fn measured(&mut self, task: &str, examples: u64) -> Result<(), CheckpointError> {
+        let text = format!("the expert of {task} was measured on {examples} examples");
+        self.write(&json!({"kind": "measured", "task": task, "examples": examples}), &text)
+    }
+
+    /// Writes what the merged model scores; `when` says in words which.
+    pub(super) fn scores(
+        &mut self,
+        step: u64,
+        when: &str,
+        scores: &[(String, Score)],
+    ) -> Result<(), CheckpointError> {
         if scores.is_empty() {
             return Ok(());
         }
         let tasks: Map<String, Value> =
             scores.iter().map(|(name, score)| (name.clone(), json!(score))).collect();
         let each: Vec<_> = scores.iter().map(|(name, score)| format!("{name} {}", shown(score))).collect();
-        let text = format!("step {step}: {}", each.join(", "));
+        let text = format!("{when}: {}", each.join(", "));
         self.write(&json!({"kind": "score", "step": step, "tasks": tasks}), &text)
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::blend::Blend;
 use super::error::AdaptError;
-use super::settings::Settings;
+use super::settings::{Settings, at_once};
 use crate::data::Task;
 use crate::model::{BatchShape, Keep};
 use crate::tune::learner::Learner;
@@ -45,7 +45,7 @@ pub fn memory(
     };
     let each: Vec<usize> = inputs.iter().map(tokens).collect();
     let heads: std::collections::BTreeSet<Option<u32>> = blend.heads.iter().copied().collect();
-    let limit = settings.at_once(&learner) as usize;
+    let limit = at_once(settings.tokens, &learner) as usize;
     let all: usize = each.iter().sum();
     let at_once = heads.len() == 1 && all <= limit;
     let longest = inputs.iter().flat_map(Task::lengths).max().unwrap_or(0) as usize;

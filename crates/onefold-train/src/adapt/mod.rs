@@ -17,6 +17,7 @@ mod blend;
 mod coefficients;
 mod error;
 mod log;
+mod measure;
 mod memory;
 mod score;
 mod settings;
@@ -33,6 +34,7 @@ use onefold_runtime::events::{Control, Event, Observer};
 pub use blend::{Blend, Expert, Method, head_tensors, tells};
 pub use error::AdaptError;
 pub use log::METRICS;
+pub use measure::{Measure, Measuring, Scoring, measuring_memory};
 pub use memory::{Memory, memory};
 pub use score::{Predictions, Score};
 pub use settings::{Adam, Aim, Clamp, Granularity, Patience, Settings, Start};
@@ -42,7 +44,7 @@ use crate::data::shape::Kind;
 use crate::tune::learner::Learner;
 use coefficients::Coefficients;
 use log::Logs;
-use score::Scorer;
+use settings::at_once;
 use state::State;
 use step::{Draws, Stepper};
 
@@ -156,7 +158,7 @@ impl<'a> Session<'a> {
             Some(step) => State::load(&run.checkpoint(step), &start)?,
             None => State::new(start),
         };
-        let logs = Logs::open(run.path(), &state, inputs, observer)?;
+        let logs = Logs::open(run.path(), state.log, inputs, observer)?;
         blend.set(&state.coefficients.used(settings))?;
         Ok(Self {
             settings,
@@ -212,7 +214,8 @@ impl<'a> Session<'a> {
         for task in 0..self.inputs.len() {
             scores.extend(self.score_task(task)?.map(|score| (self.inputs[task].name.clone(), score)));
         }
-        self.logs.scores(self.state.step, &scores)?;
+        let step = self.state.step;
+        self.logs.scores(step, &format!("step {step}"), &scores)?;
         for (name, score) in &scores {
             if let Some(why) = score.predictions.as_ref().and_then(Predictions::collapse) {
                 let message = format!("step {}: task `{name}` seems to collapse: {why}", self.state.step);
@@ -224,27 +227,11 @@ impl<'a> Session<'a> {
 
     /// The score of a task by its number among the inputs; none without rows for it.
     fn score_task(&mut self, task: usize) -> Result<Option<Score>, AdaptError> {
-        let name = &self.inputs[task].name;
-        let Some(test) = self.tests.iter().position(|test| test.name == *name) else { return Ok(None) };
-        let heads: Vec<Option<u32>> = (self.tests.iter())
-            .map(|test| {
-                let of = self.inputs.iter().position(|input| input.name == test.name);
-                of.and_then(|task| self.blend.heads[task])
-            })
-            .collect();
-        let tokens = self.settings.at_once(&self.learner);
-        let mut scorer = Scorer {
-            parameters: &self.blend.parameters,
-            learner: &mut self.learner,
-            tasks: self.tests,
-            heads: &heads,
-            tokens,
-        };
+        let tokens = at_once(self.settings.tokens, &self.learner);
+        let tests = (self.inputs, self.tests);
         let go_on = || self.observer.event(&Event::Progress { bytes: 0 }) == Control::Continue;
-        match scorer.score(test, &go_on)? {
-            Some(score) => Ok(Some(score)),
-            None => Err(AdaptError::Cancelled { step: self.saved.unwrap_or(0) }),
-        }
+        let cancelled = || AdaptError::Cancelled { step: self.saved.unwrap_or(0) };
+        score::of_task(&self.blend, &mut self.learner, tests, task, tokens, &go_on)?.map_err(|()| cancelled())
     }
 
     /// A step, and what is due after it.

@@ -7,6 +7,7 @@
 use onefold_engine::cpu::loss::{Losses, Objective};
 use serde::{Deserialize, Serialize};
 
+use super::blend::Blend;
 use super::error::AdaptError;
 use crate::data::Task;
 use crate::data::shape::Kind;
@@ -63,15 +64,40 @@ impl Predictions {
     }
 }
 
+/// What the model scores on the rows of a task, by its number among the inputs; none without rows for it. `Err(())` if `go_on`
+/// says no before the end.
+///
+/// # Errors
+/// If rows do not fit the model.
+pub(super) fn of_task(
+    blend: &Blend,
+    learner: &mut Learner,
+    (inputs, tests): (&[Task], &[Task]),
+    task: usize,
+    tokens: u64,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Result<Option<Score>, ()>, AdaptError> {
+    let Some(test) = tests.iter().position(|test| test.name == inputs[task].name) else {
+        return Ok(Ok(None));
+    };
+    let head = |test: &Task| {
+        let of = inputs.iter().position(|input| input.name == test.name);
+        of.and_then(|task| blend.heads[task])
+    };
+    let heads: Vec<Option<u32>> = tests.iter().map(head).collect();
+    let mut scorer = Scorer { parameters: &blend.parameters, learner, tasks: tests, heads: &heads, tokens };
+    Ok(scorer.score(test, go_on)?.map(Some).ok_or(()))
+}
+
 /// Passes rows of one task through the model.
-pub(super) struct Scorer<'a> {
-    pub(super) parameters: &'a Parameters,
-    pub(super) learner: &'a mut Learner,
+struct Scorer<'a> {
+    parameters: &'a Parameters,
+    learner: &'a mut Learner,
     /// All tasks, of which one is scored.
-    pub(super) tasks: &'a [Task],
-    pub(super) heads: &'a [Option<u32>],
+    tasks: &'a [Task],
+    heads: &'a [Option<u32>],
     /// Most tokens that pass at once.
-    pub(super) tokens: u64,
+    tokens: u64,
 }
 
 impl Scorer<'_> {
@@ -79,11 +105,7 @@ impl Scorer<'_> {
     ///
     /// # Errors
     /// If rows do not fit the model.
-    pub(super) fn score(
-        &mut self,
-        task: usize,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Option<Score>, AdaptError> {
+    fn score(&mut self, task: usize, go_on: &dyn Fn() -> bool) -> Result<Option<Score>, AdaptError> {
         let of = &self.tasks[task];
         let rows = of.train.iter().map(|row| vec![Row::of(self.tasks, task as u32, *row)]).collect();
         let rows = Rows::cut_by_tokens(rows, self.heads, self.tokens);

@@ -132,11 +132,9 @@ pub struct Settings {
     pub patience: Option<Patience>,
 }
 
-impl Settings {
-    /// Most tokens, or images, that pass at once.
-    pub(super) fn at_once(&self, learner: &Learner) -> u64 {
-        (self.tokens / learner.rows_per_token().max(1) as u64).max(1)
-    }
+/// Most tokens, or images, that pass at once, of so many rows of layers.
+pub(super) fn at_once(tokens: u64, learner: &Learner) -> u64 {
+    (tokens / learner.rows_per_token().max(1) as u64).max(1)
 }
 
 impl Default for Settings {

@@ -10,7 +10,7 @@ use onefold_engine::{Buffer, Write};
 
 use super::blend::Blend;
 use super::error::AdaptError;
-use super::settings::{Aim, Settings};
+use super::settings::{Aim, Settings, at_once};
 use crate::data::Task;
 use crate::data::sample::permutation;
 use crate::model::{GradientSink, Gradients, ParameterId, Training};
@@ -97,7 +97,7 @@ impl Stepper {
         let rows = Rows::cut_by_tokens(
             rows.into_iter().map(|row| vec![row]).collect(),
             &blend.heads,
-            settings.at_once(learner),
+            at_once(settings.tokens, learner),
         );
         let mut stepped = Stepped {
             losses: vec![TaskLoss::default(); tasks.len()],

@@ -12,7 +12,7 @@
 //! | `transposed.NAME` | NAME is stored [in, out] |
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use onefold_checkpoint::convert::narrow;
@@ -139,12 +139,17 @@ fn write(output: &Output, index: usize, values: &Buffer) -> Result<(), Statistic
 }
 
 impl Statistics {
+    /// The file that is meant by a path: itself, or the one in a directory.
+    pub fn file(path: &Path) -> PathBuf {
+        if path.is_dir() { path.join(format!("{STEM}.safetensors")) } else { path.to_owned() }
+    }
+
     /// Opens what [`save`] wrote: the directory, or the file in it.
     ///
     /// # Errors
     /// If there is no such file, its header is damaged, or it holds something else.
     pub fn open(path: &Path) -> Result<Self, StatisticsError> {
-        let path = if path.is_dir() { path.join(format!("{STEM}.safetensors")) } else { path.to_owned() };
+        let path = Self::file(path);
         let refused = |message: String| StatisticsError::File { path: path.clone(), message };
         let all = |errors: Vec<onefold_checkpoint::CheckpointError>| {
             refused(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))

@@ -290,6 +290,12 @@ impl NodeFactors<'_> {
         Ok(Tensor::new(Dtype::F32, spec.shape.clone(), elements))
     }
 
+    /// The factors of a tensor that belongs to no node.
+    pub fn of_no_node(&self, shape: Vec<usize>) -> Tensor {
+        let factors = vec![self.elsewhere() as f32];
+        Tensor::new(Dtype::F32, shape, Arc::new(Factors { factors, inputs: 1 }))
+    }
+
     fn elsewhere(&self) -> f64 {
         if !self.mean_elsewhere {
             return 1.0;

@@ -624,7 +624,15 @@ fn nodes_are_squares_of_slopes_by_masks() {
         }
         // Every tensor of the model has its factors.
         let factors = NodeFactors { layers: &layers, mean_elsewhere: true };
-        let factors = factors.expand(&named(families::tensors(parameters.config()))).unwrap();
+        let (of_none, factors) = (
+            factors.of_no_node(vec![2, 3]),
+            factors.expand(&named(families::tensors(parameters.config()))).unwrap(),
+        );
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let all: f64 = layers.iter().map(|l| mean(&l.heads) + mean(&l.neurons)).sum();
+        let mut values = vec![0.0; 6];
+        of_none.read(0, &mut values);
+        close(name, &values, &[all / (2 * layers.len()) as f64; 6], 1e-6);
         for (_, parameter) in parameters.iter() {
             let tensor = &factors[&parameter.name];
             assert_eq!(tensor.shape, parameter.shape, "{name}");

@@ -1,6 +1,7 @@
 //! By what inputs are known again, so that a run resumes another or need not run at all.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -27,6 +28,15 @@ pub(crate) fn fingerprints(model: &Model) -> Vec<serde_json::Value> {
         json!({"file": file.path().display().to_string(), "bytes": file.len(), "modified_ns": changed(file.path()), "sha256_of_first_mib": hex(&Sha256::digest(head))})
     };
     model.checkpoint.files().iter().map(of).collect()
+}
+
+/// The same of a file that is not mapped; what cannot be read counts as empty.
+pub(crate) fn of_file(path: &Path) -> serde_json::Value {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(1 << 20).read_to_end(&mut head));
+    let bytes = path.metadata().map_or(0, |m| m.len());
+    read.ok();
+    json!({"file": path.display().to_string(), "bytes": bytes, "modified_ns": changed(path), "sha256_of_first_mib": hex(&Sha256::digest(&head))})
 }
 
 /// When a file was last written, in nanoseconds since 1970; 0 where the system does not tell.

@@ -175,6 +175,7 @@ fn compare(base: Option<&ModelRef>, models: &[ModelRef], library: &Library) -> R
         model: m.clone(),
         layer_range: None,
         parameters: Parameters::default(),
+        statistics: None,
         at: at(),
     };
     let recipe = Recipe {

@@ -6,7 +6,7 @@ use onefold_checkpoint::Dtype;
 use onefold_merge::stream::Planned;
 
 use super::sections::{Part, Section};
-use super::{Found, Plan, Planner, files, names};
+use super::{Found, Plan, Planner, files, measured, names};
 use crate::config::Changes;
 use crate::models::Model;
 use crate::recipe::ModelRef;
@@ -21,6 +21,7 @@ impl<'r> Planner<'r> {
     ) -> Result<Plan, Vec<String>> {
         let donor = self.models[self.donor];
         let mut notes: Vec<String> = found.notes.into_iter().collect();
+        notes.extend(measured::notes(self.recipe));
         let missing = found.missing.iter().map(|(what, names)| format!("{}: {what}", elided(names.iter())));
         let of_models = self.models.iter().flat_map(|model| model.warnings.iter().cloned());
         let mut warnings: Vec<String> = of_models.chain(missing).chain(found.warnings).collect();
@@ -28,6 +29,7 @@ impl<'r> Planner<'r> {
         let tied = donor.config_value("tie_word_embeddings").and_then(serde_json::Value::as_bool);
         let has_head = tensors.iter().any(|t| names::is_head(&t.output.name));
         warnings.extend(self.added_by_adapter());
+        warnings.extend(measured::ways(self.recipe));
         let changes = Changes {
             dtype,
             layers: self.layer_sources(sections),

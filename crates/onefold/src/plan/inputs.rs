@@ -32,15 +32,17 @@ impl<'r> Planner<'r> {
 
     /// The embedding of a model that stores no head because both are one.
     fn tied_head(&self, model: usize, name: &str) -> Option<Tensor> {
+        self.tied_to(model, name).map(|(_, tensor)| tensor.clone())
+    }
+
+    /// The same with its name.
+    pub(super) fn tied_to(&self, model: usize, name: &str) -> Option<(&String, &Tensor)> {
         let tied =
             self.models[model].config_value("tie_word_embeddings").and_then(serde_json::Value::as_bool);
         if !names::is_head(name) || tied == Some(false) {
             return None;
         }
-        self.names[model]
-            .iter()
-            .find(|(n, t)| names::is_input_embedding(n) && t.shape.len() == 2)
-            .map(|(_, t)| t.clone())
+        self.names[model].iter().find(|(n, t)| names::is_input_embedding(n) && t.shape.len() == 2)
     }
 
     /// Whether a head is wanted only because some model stores the copy of its tied embedding; then it is not written,
@@ -75,36 +77,62 @@ impl<'r> Planner<'r> {
     }
 }
 
-/// A model's tensors under the donor's naming: some checkpoints are saved with the base model's prefix (`model.`,
-/// `bert.`), some without.
+/// What a model's names are called in the donor.
+pub(super) enum Naming<'d> {
+    /// The same.
+    Same,
+    /// What the donor does not have as it is lacks (`true`) or has this prefix.
+    Prefixed(&'d BTreeMap<String, Tensor>, String, bool),
+}
+
+impl Naming<'_> {
+    /// A name of the model, in the donor.
+    pub(super) fn of(&self, name: &str) -> String {
+        match self {
+            Self::Same => name.to_owned(),
+            Self::Prefixed(theirs, ..) if theirs.contains_key(name) => name.to_owned(),
+            Self::Prefixed(_, prefix, true) => format!("{prefix}.{name}"),
+            Self::Prefixed(_, prefix, false) => strip(prefix, name).unwrap_or_else(|| name.to_owned()),
+        }
+    }
+}
+
+fn strip(prefix: &str, name: &str) -> Option<String> {
+    name.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned)
+}
+
+/// A model's tensors under the donor's naming.
 pub(super) fn named_like<'m>(donor: &Model, model: &'m Model) -> Cow<'m, BTreeMap<String, Tensor>> {
+    let ours = model.checkpoint.tensors();
+    match naming(donor, model) {
+        Naming::Same => Cow::Borrowed(ours),
+        naming => Cow::Owned(ours.iter().map(|(n, t)| (naming.of(n), t.clone())).collect()),
+    }
+}
+
+/// How a model's names become the donor's: some checkpoints are saved with the base model's prefix (`model.`, `bert.`),
+/// some without.
+pub(super) fn naming<'d>(donor: &'d Model, model: &Model) -> Naming<'d> {
     let (theirs, ours) = (donor.checkpoint.tensors(), model.checkpoint.tensors());
     let common = |rename: &dyn Fn(&str) -> Option<String>| {
         ours.keys().filter(|n| rename(n).is_some_and(|n| theirs.contains_key(&n))).count()
     };
     let as_is = ours.keys().filter(|n| theirs.contains_key(*n)).count();
     if as_is * 2 >= ours.len() {
-        return Cow::Borrowed(ours);
+        return Naming::Same;
     }
     let prefixes: BTreeSet<&str> =
         theirs.keys().chain(ours.keys()).filter_map(|n| n.split_once('.')).map(|(p, _)| p).collect();
     let add = |prefix: &str, n: &str| format!("{prefix}.{n}");
-    let strip = |prefix: &str, n: &str| n.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned);
     let best = prefixes
         .iter()
         .flat_map(|p| [(common(&|n| Some(add(p, n))), *p, true), (common(&|n| strip(p, n)), *p, false)])
         .max_by_key(|(count, _, _)| *count);
     let Some((count, prefix, adds)) = best.filter(|(count, _, _)| *count > as_is) else {
-        return Cow::Borrowed(ours);
+        return Naming::Same;
     };
     debug_assert!(count > 0);
-    let rename = |n: &String| {
-        if theirs.contains_key(n) {
-            return n.clone();
-        }
-        if adds { add(prefix, n) } else { strip(prefix, n).unwrap_or_else(|| n.clone()) }
-    };
-    Cow::Owned(ours.iter().map(|(n, t)| (rename(n), t.clone())).collect())
+    Naming::Prefixed(theirs, prefix.to_owned(), adds)
 }
 
 /// Models that are one although the recipe spells them differently: their weights would be taken for two experts'.

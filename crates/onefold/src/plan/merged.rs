@@ -46,7 +46,8 @@ impl<'r> Planner<'r> {
                 Some(values)
             })
             .collect();
-        let global = self.values(wanted, None, &wanted.output, Level::Global, found)?;
+        let mut global = self.values(wanted, None, &wanted.output, Level::Global, found)?;
+        let statistics = self.statistics(wanted, &operands, &mut global, found)?;
         let name = |model: usize| self.models[model].mask_name.clone();
         let origin =
             origin.zip(wanted.slice.origin).map(|(tensor, p)| Operand { model: name(p.model), tensor });
@@ -56,7 +57,7 @@ impl<'r> Planner<'r> {
             scan: self.scan(&wanted.output, origin, operands),
             global,
             models: models?,
-            statistics: Vec::new(),
+            statistics,
             seed: self.options.seed,
         };
         let output = OutputTensor { name: wanted.output.clone(), dtype, shape };

@@ -15,6 +15,7 @@ pub mod files;
 mod finish;
 pub mod gather;
 mod inputs;
+mod measured;
 mod merged;
 pub mod names;
 pub mod sections;
@@ -31,6 +32,7 @@ use onefold_merge::methods::Method;
 use onefold_merge::stream::{Planned, Work};
 use rayon::prelude::*;
 
+use crate::measured::OfTensors;
 use crate::models::{Library, Model};
 use crate::recipe::{ModelRef, Recipe};
 use crate::tokenizer::{Built, OutputFile};
@@ -121,6 +123,8 @@ struct Planner<'r> {
     names: Vec<Cow<'r, BTreeMap<String, Tensor>>>,
     donor: usize,
     vocabulary: Option<Arc<Built>>,
+    /// Per model: what was measured of it, under the donor's naming.
+    measured: Vec<Option<OfTensors>>,
 }
 
 /// Tensors that are planned together.
@@ -185,11 +189,12 @@ impl<'r> Planner<'r> {
                 .ok(),
             None => None,
         };
+        let measured = measured::of_models(recipe, &models, donor, &index, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
         let names = models.iter().map(|m| named_like(models[donor], m)).collect();
-        Ok(Self { recipe, method, options, references, models, names, donor, vocabulary })
+        Ok(Self { recipe, method, options, references, models, names, donor, vocabulary, measured })
     }
 
     fn plan(self) -> Result<Plan, Vec<String>> {

@@ -39,7 +39,7 @@ pub const TOP: [&str; 14] = [
 ];
 
 /// Settings that are often written outside `parameters:`. Only help texts depend on this list.
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 19] = [
     "weight",
     "density",
     "gamma",
@@ -55,6 +55,10 @@ const SETTINGS: [&str; 15] = [
     "max_iter",
     "tol",
     "alpha",
+    "floor",
+    "ratio",
+    "transposed",
+    "mean_elsewhere",
 ];
 
 impl<'n> Fields<'n> {
@@ -131,6 +135,7 @@ impl<'n> Fields<'n> {
             "model" if self.known.contains(&"models") => {
                 Some("`model` stands in an entry of `models`, as in `models: [{model: …}]`".to_owned())
             }
+            "statistics" => Some("`statistics` stands beside `model`".to_owned()),
             "task" => Some("`task` stands beside `model`".to_owned()),
             _ if TOP.contains(&key) && !self.path.is_empty() => {
                 Some(format!("`{key}` stands at the top level of the recipe"))

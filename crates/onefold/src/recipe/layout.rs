@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use super::model_ref::ModelRef;
 use super::problems::Place;
 use super::setting::Parameters;
+use super::statistics::Given;
 
 /// What the output is put together from.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +30,8 @@ pub struct Source {
     pub layer_range: Option<(usize, usize)>,
     /// Settings of this model.
     pub parameters: Parameters,
+    /// What was measured of it on its own inputs.
+    pub statistics: Option<Given>,
     /// Where the entry stands.
     pub at: At,
 }
@@ -128,6 +131,9 @@ impl Serialize for Source {
         }
         if let Some(task) = &self.model.task {
             map.serialize_entry("task", task)?;
+        }
+        if let Some(given) = &self.statistics {
+            map.serialize_entry("statistics", &given.path)?;
         }
         if !self.parameters.is_empty() {
             map.serialize_entry("parameters", &self.parameters)?;

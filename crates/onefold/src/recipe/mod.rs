@@ -25,6 +25,7 @@ pub mod problems;
 mod read_layout;
 pub mod scalar;
 pub mod setting;
+pub mod statistics;
 pub mod tokenizer;
 #[cfg(feature = "train")]
 pub mod tune;

@@ -8,6 +8,7 @@ use super::model_ref::ModelRef;
 use super::node::{Data, Node};
 use super::problems::{Place, Problems};
 use super::setting;
+use super::statistics::Given;
 
 /// Reads the one of `models`, `slices` and `modules` that is given. Entries that cannot be read are reported and
 /// left out, so that the others are judged too.
@@ -69,6 +70,10 @@ fn source(node: &Node, path: &str, sliced: bool, problems: &mut Problems) -> Opt
     let task = fields
         .get("task")
         .and_then(|node| fields::text(node, &join(path, "task"), "a task's name", problems));
+    let statistics = fields.get("statistics").and_then(|node| {
+        let path = fields::text(node, &join(path, "statistics"), "a file of statistics", problems)?;
+        Some(Given::new(path, node.place))
+    });
     fields.finish(problems);
     let layer_range = match range {
         Some(range) => Some(range?),
@@ -76,7 +81,7 @@ fn source(node: &Node, path: &str, sliced: bool, problems: &mut Problems) -> Opt
     };
     let at = At { place: node.place, path: path.to_owned() };
     let model = ModelRef { task: task.map(str::to_owned), ..model?? };
-    Some(Source { model, layer_range, parameters, at })
+    Some(Source { model, layer_range, parameters, statistics, at })
 }
 
 fn layer_range(

@@ -192,7 +192,8 @@ fn case(node: &Node, path: &str, problems: &mut Problems) -> Option<Case> {
     value.map(|value| Case { filter, value })
 }
 
-fn plain(node: &Node, path: &str, problems: &mut Problems) -> Option<Plain> {
+/// Reads a setting that does not ask for the tensor's name.
+pub(super) fn plain(node: &Node, path: &str, problems: &mut Problems) -> Option<Plain> {
     match &node.data {
         Data::List(items) if items.is_empty() => {
             problems.error(node.place, path, "an empty list has no value", None);

@@ -1,4 +1,5 @@
-//! The report of AdaMerging: one page, made of the text of `metrics.jsonl`, of `onefold.json` and of the coefficients alone.
+//! The report of `onefold adapt`: one page, made of the text of `metrics.jsonl`, of `onefold.json` and of the coefficients, where
+//! some were learnt, alone.
 
 use std::collections::BTreeMap;
 
@@ -20,18 +21,19 @@ const BLOCKS: usize = 200;
 
 /// The report as one self-contained HTML file. `record` may lack any key; names and numbers are taken for hostile.
 #[must_use]
-pub fn page(metrics: &str, record: &Json, learnt: &Coefficients) -> String {
+pub fn page(metrics: &str, record: &Json, learnt: Option<&Coefficients>) -> String {
     let lines: Vec<Json> = metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
     let warnings: Vec<String> = record["warnings"].as_array().into_iter().flatten().map(text).collect();
     let recipe = crate::recipe::to_yaml(&record["recipe"]);
     let sections = [
-        tasks(&record["result"]["tasks"]),
-        heat(learnt, record),
+        tasks(record),
+        measured(&record["result"]["measured"]),
+        learnt.and_then(|learnt| heat(learnt, record)),
         trained(&lines, "Loss on the inputs", "Means since the line before in the log.", "loss"),
-        scored(&lines, "Accuracy", "On the rows of `test`.", "accuracy", Unit::Share),
-        scored(&lines, "Entropy of the predictions", "On the rows of `test`.", "entropy", Unit::Number),
-        means(&lines, learnt),
+        learnt.and_then(|_| scored(&lines, "Accuracy", "On the rows of `test`.", "accuracy", Unit::Share)),
+        learnt.and_then(|_| entropy(&lines)),
+        learnt.and_then(|learnt| means(&lines, learnt)),
         code("Recipe", "As it was understood.", Some(&recipe)),
         code(
             "Reproduce",
@@ -55,8 +57,9 @@ pub fn page(metrics: &str, record: &Json, learnt: &Coefficients) -> String {
     .expect("the template is part of the program, and shows whatever it is given")
 }
 
-fn facts(record: &Json, learnt: &Coefficients) -> Vec<(String, String)> {
+fn facts(record: &Json, learnt: Option<&Coefficients>) -> Vec<(String, String)> {
     let of = |key: &str| record["recipe"][key].as_str().unwrap_or_default().to_owned();
+    let Some(learnt) = learnt else { return vec![("method".to_owned(), of("merge_method"))] };
     let count = learnt.values.len() * learnt.models.len();
     vec![
         ("method".to_owned(), of("merge_method")),
@@ -68,8 +71,9 @@ fn facts(record: &Json, learnt: &Coefficients) -> Vec<(String, String)> {
 }
 
 /// Of each task what its expert, the beginning and the result score.
-fn tasks(scores: &Json) -> Option<Value> {
-    let scores = scores.as_object().filter(|scores| !scores.is_empty())?;
+fn tasks(record: &Json) -> Option<Value> {
+    let result = &record["result"];
+    let scores = result["tasks"].as_object().filter(|scores| !scores.is_empty())?;
     let share = |value: &Json| value.as_f64().map_or("–".to_owned(), percent);
     let row = |(name, of): (&String, &Json)| {
         let (expert, after) = (of["expert"]["accuracy"].as_f64(), of["after"]["accuracy"].as_f64());
@@ -87,11 +91,41 @@ fn tasks(scores: &Json) -> Option<Value> {
         ]
     };
     let head = ["<task", "expert", "before", "after", "of its expert", "entropy before", "after", "spread"];
-    let note = "Accuracy on the rows of `test`: of each task's expert, of the model with the coefficients as they began, and as \
-                they were learnt. Spread: entropy of the mean prediction, 100 % if all classes are told alike; a low one says \
-                that predictions have collapsed.";
+    let models = match result["measured"] {
+        Json::Null => "of the model with the coefficients as they began, and as they were learnt",
+        _ => "of the plain mean of all experts, and of the merged model",
+    };
+    let note = format!(
+        "Accuracy on the rows of `test`: of each task's expert, {models}. Spread: entropy of the mean prediction, 100 % if all \
+         classes are told alike; a low one says that predictions have collapsed."
+    );
     let table = table(&head, scores.iter().map(row).collect(), true);
     Some(context! { title => "Tasks", note, table })
+}
+
+/// What was measured of each expert.
+fn measured(files: &Json) -> Option<Value> {
+    let files = files.as_array().filter(|files| !files.is_empty())?;
+    let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let row = |of: &Json| {
+        let options = of["options"].as_object().into_iter().flatten();
+        let options: Vec<String> = options.map(|(key, value)| format!("{key} {}", text(value))).collect();
+        vec![
+            plain(tidy(of["task"].as_str().unwrap_or_default(), 60)),
+            plain(tidy(&text(&of["model"]), 60)),
+            plain(of["examples"].to_string()),
+            plain(tidy(&options.join(", "), 60)),
+            plain(tidy(of["file"].as_str().unwrap_or_default(), 80)),
+        ]
+    };
+    let head = ["<task", "<expert", "examples", "<how", "<file"];
+    let note = "Of each expert on its own task's inputs.";
+    let table = table(&head, files.iter().map(row).collect(), true);
+    Some(context! { title => "Measured", note, table })
+}
+
+fn entropy(lines: &[Json]) -> Option<Value> {
+    scored(lines, "Entropy of the predictions", "On the rows of `test`.", "entropy", Unit::Number)
 }
 
 /// Mean coefficient of each expert in each layer.
@@ -220,7 +254,7 @@ mod tests {
             "result": {"steps": 4, "tasks": {"one": {"expert": score(0.9), "before": score(0.2), "after": score(0.6)}}},
             "run": {"time": "1 s"}, "warnings": ["task `two` seems to have collapsed"],
         });
-        let html = page(&metrics, &record, &coefficients());
+        let html = page(&metrics, &record, Some(&coefficients()));
         balanced(&html);
         for title in [
             "Tasks",
@@ -240,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_left_out() {
-        let html = page("no json\n", &Json::Null, &coefficients());
+        let html = page("no json\n", &Json::Null, Some(&coefficients()));
         balanced(&html);
         assert!(html.contains(">Coefficients</h2>") && !html.contains(">Accuracy</h2>"));
     }

@@ -12,6 +12,8 @@ mod emr;
 mod features;
 mod goldens;
 mod invariance;
+#[cfg(feature = "train")]
+mod measured;
 mod shell;
 mod steps;
 mod support;

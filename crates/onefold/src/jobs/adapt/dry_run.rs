@@ -1,23 +1,22 @@
-//! `--dry-run`: what learning would do, as text or as one event; and whether it fits.
+//! `--dry-run`: what learning or measuring would do, as text or as one event; and whether it fits.
 
-use onefold_train::adapt::{Blend, Memory};
-use serde_json::json;
+use onefold_train::adapt::Memory;
+use serde_json::{Value, json};
 
 use super::products::Product;
 use super::{Data, Session};
 use crate::jobs::show_bytes;
 use crate::progress::Failure;
-use crate::report::counted;
 
 /// The program itself, its tables, stacks and buffers.
 const FIXED: u64 = 32 << 20;
 
-/// What learning takes, by what it is for.
+/// What it takes, by what it is for.
 fn parts(memory: &Memory) -> [(&'static str, u64); 5] {
     let Memory { parameters, gradients, activations, data } = *memory;
     [
         ("merged model", parameters),
-        ("gradients", gradients),
+        ("gradients and sums", gradients),
         ("activations", activations),
         ("data", data),
         ("the program", FIXED),
@@ -29,24 +28,29 @@ pub(super) fn total(memory: &Memory) -> u64 {
     parts(memory).iter().map(|(_, bytes)| bytes).sum()
 }
 
-/// Refuses what takes more than `limit`.
-pub(super) fn check(memory: &Memory, limit: Option<u64>) -> Result<(), Failure> {
+/// Refuses `what` takes more than `limit`, and says what to do.
+pub(super) fn check(memory: &Memory, limit: Option<u64>, what: &str, remedy: &str) -> Result<(), Failure> {
     let Some(limit) = limit.filter(|limit| total(memory) > *limit) else { return Ok(()) };
     let parts: Vec<String> =
         parts(memory).iter().map(|(name, bytes)| format!("{name} {}", show_bytes(*bytes))).collect();
     Err(Failure::usage(format!(
-        "--max-memory {}: learning needs {} ({}); take a smaller `batch.tokens` or `batch.length`, or \
-         `gradient_checkpointing: true`",
+        "--max-memory {}: {what} needs {} ({}); {remedy}",
         show_bytes(limit),
         show_bytes(total(memory)),
         parts.join(", ")
     )))
 }
 
-/// Shows the plan.
-pub(super) fn show(session: &Session<'_>, data: &Data, blend: &Blend, products: &[Product], memory: &Memory) {
-    let (shell, settings) = (session.shell, &session.recipe.settings);
-    let rows = settings.batch * settings.batches;
+/// Shows the plan; `lines` and `facts` are of what is done.
+pub(super) fn show(
+    session: &Session<'_>,
+    data: &Data,
+    products: &[Product],
+    memory: &Memory,
+    lines: &[(&str, String)],
+    mut facts: Value,
+) {
+    let shell = session.shell;
     let tasks: Vec<_> = (data.inputs.iter())
         .map(|task| {
             let test =
@@ -54,25 +58,16 @@ pub(super) fn show(session: &Session<'_>, data: &Data, blend: &Blend, products: 
             (task, test)
         })
         .collect();
-    let dirs: Vec<_> = products.iter().map(|product| &product.dir).collect();
     if shell.json() {
         let tasks: Vec<_> = tasks
             .iter()
             .map(|(task, test)| json!({"task": task.name, "kind": task.kind, "inputs": task.train.len(), "test": test}))
             .collect();
-        shell.event(
-            "plan",
-            &json!({
-                "steps": settings.steps,
-                "rows_of_a_task_per_step": rows,
-                "groups": blend.groups().len(),
-                "experts": blend.experts(),
-                "expert_bytes_per_step": 2 * blend.expert_bytes(),
-                "tasks": tasks,
-                "products": dirs,
-                "memory": {"parts": parts(memory).map(|(name, bytes)| json!({"what": name, "bytes": bytes})), "total": total(memory)},
-            }),
-        );
+        facts["tasks"] = json!(tasks);
+        facts["products"] = products.iter().map(|product| json!(product.dir)).collect();
+        let parts = parts(memory).map(|(name, bytes)| json!({"what": name, "bytes": bytes}));
+        facts["memory"] = json!({"parts": parts, "total": total(memory)});
+        shell.event("plan", &facts);
         return;
     }
     let mut text = String::from("plan (nothing was done)\n");
@@ -80,17 +75,11 @@ pub(super) fn show(session: &Session<'_>, data: &Data, blend: &Blend, products: 
     line("output", session.args.output.display().to_string());
     line("base", session.base().label.clone());
     line("experts", session.experts().iter().map(|model| model.label.clone()).collect::<Vec<_>>().join(", "));
-    let count = blend.groups().len() * blend.experts();
-    line(
-        "learnt",
-        format!("{} ({} × {})", counted(count as u64, "coefficient"), blend.groups().len(), blend.experts()),
-    );
-    line("steps", format!("{}, {rows} rows of each task", settings.steps));
+    lines.iter().for_each(|(name, value)| line(name, value.clone()));
     for (task, test) in tasks {
         let of_test = if test == 0 { "not scored".to_owned() } else { format!("scored on {test}") };
         line(&task.name, format!("{}: {} inputs, {of_test}", task.kind.name(), task.train.len()));
     }
-    line("read", format!("{} of experts in a step", show_bytes(2 * blend.expert_bytes())));
     line("memory", format!("{} at most, mapped files aside", show_bytes(total(memory))));
     for (name, bytes) in parts(memory) {
         text += &format!("    {name:30} {:>12}\n", show_bytes(bytes));

@@ -1,6 +1,9 @@
-//! `onefold adapt`: recipe → models, inputs → coefficients → the merge that they make, and report.
+//! `onefold adapt`: recipe → models, inputs → coefficients (`learn`) or statistics (`measure`) → the merge that they make, and
+//! report.
 
 mod dry_run;
+mod learn;
+mod measure;
 mod products;
 mod record;
 
@@ -8,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onefold_checkpoint::output::RunDir;
-use onefold_train::adapt::{self, AdaptError, Aim, Blend, Expert, Job};
+use onefold_train::adapt::{self, AdaptError, Blend, Expert, Granularity, Method};
 use onefold_train::data::shape::Kind;
 use onefold_train::data::{DataError, Task, TaskSettings};
 
@@ -18,9 +21,7 @@ use crate::cli::{AdaptArgs, Common};
 use crate::models::{Library, Model, Wanted};
 use crate::progress::{Failure, Shell};
 use crate::recipe::Problems;
-use crate::recipe::adapt::AdaptRecipe;
-use products::Product;
-use record::Run;
+use crate::recipe::adapt::{AdaptRecipe, Road};
 
 /// Runs the job.
 ///
@@ -78,6 +79,17 @@ impl Data {
     }
 }
 
+/// A job whose data are read and whose place is free.
+struct Ready {
+    data: Data,
+    /// The files of data, with their content's hashes.
+    files: Vec<serde_json::Value>,
+    /// What makes the job another.
+    job: String,
+    /// All that is read.
+    read: Vec<PathBuf>,
+}
+
 impl Session<'_> {
     /// The job from data to output.
     fn adapt(&self) -> Result<(), Failure> {
@@ -103,31 +115,11 @@ impl Session<'_> {
         if !is_done {
             place::check(out, &read, args.force).map_err(|e| Failure::usage(e.to_string()))?;
         }
-        let blend = self.blend(&data)?;
-        let products = Product::all(self, &data);
-        // What cannot be merged is known before anything is learnt.
-        let groups = blend.groups().to_vec();
-        products.iter().try_for_each(|product| product.plan(self, &groups).map(drop))?;
-        let memory = adapt::memory(&blend, &data.inputs, &recipe.settings, self.source()).map_err(refused)?;
-        dry_run::check(&memory, self.common.max_memory)?;
-        if args.dry_run {
-            dry_run::show(self, &data, &blend, &products, &memory);
-            return Ok(());
+        let ready = Ready { data, files, job, read };
+        match &recipe.road {
+            Road::Learn(learning) => learn::run(self, learning, &ready),
+            Road::Measure(measured) => measure::run(self, measured, &ready),
         }
-        let run = place::open_run(out, &job, &read, args.force)?;
-        let adapted = adapt::run(Job {
-            settings: &recipe.settings,
-            blend,
-            inputs: &data.inputs,
-            tests: &data.tests,
-            experts: &data.experts,
-            source: self.source(),
-            run: &run,
-            observer: shell,
-        });
-        let adapted = adapted.map_err(|error| interrupted(&run, error))?;
-        let record = Run { session: self, data: &data, products: &products, memory: &memory };
-        record.finish(run, &adapted, &job, &files)
     }
 
     fn base(&self) -> &Model {
@@ -148,14 +140,11 @@ impl Session<'_> {
         self.base().checkpoint.dir()
     }
 
-    fn blend(&self, data: &Data) -> Result<Blend, Failure> {
-        let (recipe, shell) = (self.recipe, self.shell);
+    fn blend(&self, data: &Data, method: Method, granularity: Granularity) -> Result<Blend, Failure> {
         let models = self.experts();
-        let experts: Vec<Expert<'_>> =
-            models.iter().map(|model| Expert { name: &model.label, checkpoint: &model.checkpoint }).collect();
+        let experts: Vec<Expert<'_>> = models.iter().map(|model| expert(model)).collect();
         let base = &self.base().checkpoint;
-        let granularity = recipe.settings.granularity;
-        Blend::open(base, &experts, &data.experts, recipe.method, granularity, shell).map_err(refused)
+        Blend::open(base, &experts, &data.experts, method, granularity, self.shell).map_err(refused)
     }
 
     /// Reads the rows of all tasks, as their experts can tell them.
@@ -163,8 +152,8 @@ impl Session<'_> {
         let recipe = self.recipe;
         let reading = Reading { length: recipe.length, too_long: recipe.too_long, ..Reading::default() };
         let encoder = encoder(&reading, self.source())?;
-        let (dir, seed) = (dir_of(&self.args.recipe), recipe.settings.seed);
-        let supervised = recipe.settings.aim == Aim::CrossEntropy;
+        let (dir, seed) = (dir_of(&self.args.recipe), recipe.seed());
+        let supervised = recipe.is_supervised();
         let mut data = Data { inputs: Vec::new(), tests: Vec::new(), experts: Vec::new() };
         let mut problems = Vec::new();
         let load =
@@ -177,9 +166,17 @@ impl Session<'_> {
             for (loaded, list) in [(inputs.map(Some), &mut data.inputs), (test, &mut data.tests)] {
                 match loaded.map_err(|error| *error) {
                     Ok(Some(found)) if found.kind != kind => {
+                        let lacks_labels = supervised && found.kind == Kind::Generate;
                         let (found, kind) = (found.kind.name(), kind.name());
-                        let problem =
-                            format!("task `{}`: its rows are to {found}, its expert is to {kind}", task.name);
+                        let labels = if lacks_labels {
+                            "; labels are needed here, and its rows seem to have none: say with `columns` which key they have"
+                        } else {
+                            ""
+                        };
+                        let problem = format!(
+                            "task `{}`: its rows are to {found}, its expert is to {kind}{labels}",
+                            task.name
+                        );
                         problems.push(problem);
                     }
                     Ok(found) => list.extend(found),
@@ -196,15 +193,16 @@ impl Session<'_> {
         let ignored = ["no_validation", "one_class", "no_rows_of_class"];
         examine(&data.inputs, encoder.as_ref(), None, &ignored, self.shell)?;
         self.check_overlap(&data)?;
-        adapt::check(&recipe.settings, &data.inputs).map_err(refused)?;
+        match &recipe.road {
+            Road::Learn(learning) => adapt::check(&learning.settings, &data.inputs).map_err(refused)?,
+            Road::Measure(_) => measure::check(&data.inputs)?,
+        }
         Ok(data)
     }
 
     /// What is done with the rows of a task, and its classes.
     fn told(&self, task: &str) -> Result<(Kind, Vec<String>), Failure> {
-        let of = |model: &Model| {
-            adapt::tells(&Expert { name: &model.label, checkpoint: &model.checkpoint }).map_err(refused)
-        };
+        let of = |model: &Model| adapt::tells(&expert(model)).map_err(refused);
         match self.recipe.expert_of(task) {
             Some(expert) => of(self.experts()[expert]),
             // Without an expert of its own a task can be told by the words of the merged model alone.
@@ -244,22 +242,15 @@ impl Session<'_> {
     }
 }
 
+fn expert(model: &Model) -> Expert<'_> {
+    Expert { name: &model.label, checkpoint: &model.checkpoint }
+}
+
 /// What is wrong before anything is learnt.
 fn refused(error: AdaptError) -> Failure {
     match error {
-        AdaptError::Cancelled { .. } => Failure::job(error),
+        AdaptError::Cancelled { .. } | AdaptError::Stopped => Failure::job(error),
         AdaptError::Data(error) => data_refused(*error),
         error => Failure::usage(error.to_string()),
-    }
-}
-
-/// Learning that ended before its time.
-fn interrupted(run: &RunDir, error: AdaptError) -> Failure {
-    match (&error, run.checkpoints().last()) {
-        (AdaptError::Cancelled { .. } | AdaptError::State { .. }, _) | (_, None) => Failure::job(error),
-        (_, Some(step)) => {
-            let place = run.checkpoint(*step);
-            Failure::Job(format!("{error}; the state in {} is intact", place.display()))
-        }
     }
 }

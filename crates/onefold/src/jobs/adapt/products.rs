@@ -1,9 +1,11 @@
-//! The models that come out: merge recipes with the coefficients that were learnt, streamed as `onefold merge` does it.
+//! The models that come out: merge recipes with the coefficients that were learnt or the statistics that were measured, streamed
+//! as `onefold merge` does it.
 //!
 //! One model, if all that is told is told by the model's own words or by one head; else one for each head, in a directory of its
 //! task's name.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use onefold_checkpoint::output::{Opened, Output};
@@ -12,17 +14,43 @@ use onefold_merge::stream;
 use onefold_train::adapt::{self, Adapted, Method};
 
 use super::{Data, Session};
+use crate::measured::Measured;
 use crate::plan::{self, Options, Plan};
 use crate::progress::Failure;
+use crate::recipe::adapt::{Learning, Road};
 use crate::recipe::coefficients::{Coefficients, Given};
 use crate::recipe::setting::{Plain, Setting};
-use crate::recipe::{At, Head, Layout, Located, ModelRef, Parameters, Place, Recipe, Source};
+use crate::recipe::{At, Head, Layout, Located, ModelRef, Parameters, Place, Recipe, Source, statistics};
 use crate::tokenizer::FileContent;
 
 /// Name of the file of coefficients.
 pub(super) const COEFFICIENTS: &str = "coefficients.json";
 /// Name of the recipe that makes a product again.
 const MERGE: &str = "merge.yaml";
+
+/// Directory of the files of statistics.
+pub(super) const STATISTICS: &str = "statistics";
+
+/// What weighs the experts.
+pub(super) enum Weights {
+    /// Coefficients.
+    Learnt(Coefficients),
+    /// What was measured of each; nothing before it was.
+    Measured(Vec<Option<Arc<Measured>>>),
+}
+
+impl Weights {
+    /// What is known of experts that have still to be measured.
+    pub(super) fn unmeasured(session: &Session<'_>) -> Self {
+        Self::Measured(vec![None; session.recipe.models.len()])
+    }
+}
+
+/// The file of an expert's statistics, in the output.
+pub(super) fn statistics_name(session: &Session<'_>, expert: usize) -> String {
+    let task = session.recipe.models[expert].1.as_deref().unwrap_or_default();
+    format!("{STATISTICS}/{task}.safetensors")
+}
 
 /// A model of the result.
 pub(super) struct Product {
@@ -50,32 +78,48 @@ impl Product {
         products
     }
 
+    /// The directory of a model that has all that is merged; none: the output itself.
+    pub(super) fn trunk(products: &[Self]) -> Option<&str> {
+        let found = products.iter().find(|product| product.head.is_none()).or(products.first());
+        found.and_then(|product| product.dir.as_deref())
+    }
+
     fn expert(&self) -> Option<usize> {
         self.head.as_ref().map(|(expert, _)| *expert)
     }
 
     /// The merge that makes it; with `origin`, models are named so that they are found from anywhere.
-    fn recipe(&self, session: &Session<'_>, read: Coefficients, origin: bool) -> Recipe {
+    fn recipe(&self, session: &Session<'_>, weights: &Weights, origin: bool) -> Recipe {
         let recipe = session.recipe;
         let reference = |model: &ModelRef| match origin {
             true => session.library.get(model).origin.clone(),
             false => model.clone(),
         };
-        let source = |(model, _): &(ModelRef, Option<String>)| Source {
+        // From the product's own directory.
+        let path = |name: &str| if self.dir.is_some() { format!("../{name}") } else { name.to_owned() };
+        let source = |(number, (model, _)): (usize, &(ModelRef, Option<String>))| Source {
             model: reference(model),
             layer_range: None,
-            parameters: Parameters::default(),
+            parameters: match &recipe.road {
+                Road::Learn(_) => Parameters::default(),
+                Road::Measure(measured) => measured.of_models[number].clone(),
+            },
+            statistics: match weights {
+                Weights::Learnt(_) => None,
+                Weights::Measured(files) => Some(statistics::Given {
+                    read: files[number].clone(),
+                    ..statistics::Given::new(&path(&statistics_name(session, number)), Place::START)
+                }),
+            },
             at: At { place: Place::START, path: String::new() },
         };
-        let (method, parameters) = match recipe.method {
-            Method::AdaMerging => ("adamerging", Parameters::default()),
-            Method::Plus { density } => {
-                let density = Setting::Plain(Plain::Number(density));
-                let all = ("density".to_owned(), Located::new(density, Place::START));
-                ("adamerging_plus", Parameters::from_iter([all]))
+        let (method, parameters) = method(&recipe.road);
+        let coefficients = match weights {
+            Weights::Learnt(read) => {
+                Some(Given { path: Located::new(path(COEFFICIENTS), Place::START), read: Some(read.clone()) })
             }
+            Weights::Measured(_) => None,
         };
-        let path = if self.dir.is_some() { format!("../{COEFFICIENTS}") } else { COEFFICIENTS.to_owned() };
         let head = self.head.as_ref().map(|(expert, tensors)| Head {
             model: reference(&recipe.models[*expert].0),
             tensors: tensors.clone(),
@@ -84,9 +128,9 @@ impl Product {
             name: None,
             method: Located::new(method.to_owned(), Place::START),
             base_model: Some(reference(&recipe.base_model)),
-            layout: Layout::Models(recipe.models.iter().map(source).collect()),
+            layout: Layout::Models(recipe.models.iter().enumerate().map(source).collect()),
             parameters,
-            coefficients: Some(Given { path: Located::new(path, Place::START), read: Some(read) }),
+            coefficients,
             head,
             dtype: None,
             out_dtype: None,
@@ -96,29 +140,22 @@ impl Product {
         }
     }
 
-    /// The plan of the merge, whatever the coefficients will be, to see what is wrong with it.
-    pub(super) fn plan(&self, session: &Session<'_>, groups: &[String]) -> Result<Plan, Failure> {
-        let none = vec![0.0; session.recipe.models.len()];
-        let values = groups.iter().map(|group| (group.clone(), none.clone())).collect();
-        self.planned(session, &self.recipe(session, Coefficients { models: names(session), values }, false))
+    /// The plan of the merge, to see what is wrong with it.
+    pub(super) fn plan(&self, session: &Session<'_>, weights: &Weights) -> Result<Plan, Failure> {
+        self.planned(session, &self.recipe(session, weights, false))
     }
 
     fn planned(&self, session: &Session<'_>, recipe: &Recipe) -> Result<Plan, Failure> {
-        let method = methods::find(&recipe.method.value).expect("AdaMerging is a method");
+        let method = methods::find(&recipe.method.value).expect("the road ends at a method");
         let allow_non_finite = session.common.allow_non_finite;
         let options = Options { seed: session.common.seed, allow_non_finite, ..Options::default() };
         plan::plan(recipe, method, session.library, options).map_err(Failure::Usage)
     }
 
     /// Writes the model into `made`, the directory of the whole output, with the recipe that makes it again.
-    pub(super) fn write(
-        &self,
-        session: &Session<'_>,
-        learnt: &Coefficients,
-        made: &Path,
-    ) -> Result<(), Failure> {
+    pub(super) fn write(&self, session: &Session<'_>, weights: &Weights, made: &Path) -> Result<(), Failure> {
         let out = self.dir.as_ref().map_or_else(|| made.to_owned(), |dir| made.join(dir));
-        let plan = self.planned(session, &self.recipe(session, learnt.clone(), false))?;
+        let plan = self.plan(session, weights)?;
         let layout = plan.layout(session.args.max_shard_size);
         let Opened { output, finished } =
             Output::create(&out, layout, "adapt", &[], true).map_err(Failure::job)?;
@@ -130,11 +167,31 @@ impl Product {
             }
             .map_err(Failure::job)?;
         }
-        let again = self.recipe(session, learnt.clone(), true).to_yaml();
+        let again = self.recipe(session, weights, true).to_yaml();
         output.add_file(MERGE, again.as_bytes()).map_err(Failure::job)?;
         output.commit(plan.config.as_deref().map(str::as_bytes)).map_err(Failure::job)?;
         Ok(())
     }
+}
+
+/// The method at the end of a road, with its settings.
+fn method(road: &Road) -> (&'static str, Parameters) {
+    match road {
+        Road::Learn(Learning { method: Method::AdaMerging, .. }) => ("adamerging", Parameters::default()),
+        Road::Learn(Learning { method: Method::Plus { density }, .. }) => {
+            let density = Setting::Plain(Plain::Number(*density));
+            let all = ("density".to_owned(), Located::new(density, Place::START));
+            ("adamerging_plus", Parameters::from_iter([all]))
+        }
+        Road::Measure(measured) => (measured.method, measured.parameters.clone()),
+    }
+}
+
+/// Coefficients before anything was learnt.
+pub(super) fn none(session: &Session<'_>, groups: &[String]) -> Coefficients {
+    let none = vec![0.0; session.recipe.models.len()];
+    let values = groups.iter().map(|group| (group.clone(), none.clone())).collect();
+    Coefficients { models: names(session), values }
 }
 
 /// What the recipe calls the experts.

@@ -1,32 +1,35 @@
-//! The result with the files that explain it: coefficients, merged models, log, report, card, recipe, and `onefold.json`.
+//! The result with the files that explain it: merged models, log, report, card, recipe, and `onefold.json`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::output::{RunDir, write_file};
-use onefold_train::adapt::{Adapted, METRICS, Memory};
+use onefold_train::adapt::{METRICS, Memory};
+use onefold_train::data::Task;
 use serde_json::{Map, Value, json};
 
 use super::dry_run::total;
-use super::products::{self, COEFFICIENTS, Product};
-use super::{Data, Session};
+use super::products::{Product, Weights};
+use super::{Ready, Session};
 use crate::jobs::fingerprint::fingerprints;
 use crate::jobs::{memory, quoted, show_bytes};
 use crate::models::Model;
 use crate::progress::Failure;
-use crate::report::{self, CardInfo, CardSource, counted};
+use crate::report::{self, CardInfo, CardSource};
 
-/// Learning that is over.
-pub(super) struct Run<'a> {
+/// A job that is over but for its result.
+pub(super) struct Record<'a> {
     pub(super) session: &'a Session<'a>,
-    pub(super) data: &'a Data,
+    pub(super) ready: &'a Ready,
     pub(super) products: &'a [Product],
     pub(super) memory: &'a Memory,
+    /// The step whose scores are those of the result.
+    pub(super) kept: u64,
 }
 
 /// A failure on the way to the result.
-enum Failed {
+pub(super) enum Failed {
     Written(CheckpointError),
     Merged(Failure),
 }
@@ -37,65 +40,73 @@ impl From<CheckpointError> for Failed {
     }
 }
 
-impl Run<'_> {
-    /// Writes the output and all that explains it, and moves it to its place.
+impl Record<'_> {
+    /// The text of the log.
+    pub(super) fn metrics(&self, run: &RunDir) -> Result<String, Failure> {
+        self.metrics_at(run.path())
+    }
+
+    /// The same of the directory of a run.
+    pub(super) fn metrics_at(&self, run: &Path) -> Result<String, Failure> {
+        let path = run.join(METRICS);
+        let read = std::fs::read(&path).map_err(CheckpointError::io(&path, "read")).map_err(Failure::job)?;
+        Ok(String::from_utf8_lossy(&read).into_owned())
+    }
+
+    /// Makes the output with `build`, and moves it to its place.
     pub(super) fn finish(
         &self,
         run: RunDir,
-        adapted: &Adapted,
-        job: &str,
-        inputs: &[Value],
+        build: impl FnOnce(&Path) -> Result<(), Failed>,
     ) -> Result<(), Failure> {
-        let Session { shell, args, recipe, .. } = *self.session;
-        let path = run.path().join(METRICS);
-        let metrics =
-            std::fs::read(&path).map_err(CheckpointError::io(&path, "read")).map_err(Failure::job)?;
-        let text = String::from_utf8_lossy(&metrics).into_owned();
-        let learnt = products::learnt(self.session, adapted);
-        let record = self.record(adapted, job, inputs, &text);
         let place = run.path().to_owned();
-        run.finish(|made| -> Result<(), Failed> {
-            if self.products.iter().any(|product| product.dir.is_some()) {
-                std::fs::create_dir(made).map_err(CheckpointError::io(made, "create"))?;
-            }
-            for product in self.products {
-                product.write(self.session, &learnt, made).map_err(Failed::Merged)?;
-            }
-            let add = |name: &str, bytes: &[u8]| write_file(&made.join(name), bytes, true);
-            add(COEFFICIENTS, learnt.to_json(&self.about(adapted)).as_bytes())?;
-            add(METRICS, &metrics)?;
-            add("recipe.yaml", recipe.text.as_bytes())?;
-            add("README.md", report::model_card(&self.card(adapted)).as_bytes())?;
-            add("report.html", report::adapt::page(&text, &record, &learnt).as_bytes())?;
-            Ok(add("onefold.json", &pretty(&record))?)
-        })
-        .map_err(|error| {
-            let kept = format!(
-                "what was learnt is kept in {}, the same command goes on from there",
-                place.display()
-            );
+        run.finish(build).map_err(|error| {
+            let kept =
+                format!("what was done is kept in {}, the same command goes on from there", place.display());
             match error {
                 Failed::Written(error) => Failure::Job(format!("{error}; {kept}")),
                 Failed::Merged(Failure::Job(error)) => Failure::Job(format!("{error}; {kept}")),
                 Failed::Merged(failure) => failure,
             }
-        })?;
-        self.tell(adapted, &record);
-        shell.event("result", &record["result"]);
-        shell.event("done", &args.output.display().to_string());
-        let seconds = self.session.begin.elapsed().as_secs_f64();
-        shell.say(&format!("{} ({seconds:.1} s)", args.output.display()));
-        Ok(())
+        })
+    }
+
+    /// Writes all models into `made`.
+    pub(super) fn write_products(&self, weights: &Weights, made: &Path) -> Result<(), Failed> {
+        if self.products.iter().any(|product| product.dir.is_some()) {
+            std::fs::create_dir(made).map_err(CheckpointError::io(made, "create"))?;
+        }
+        self.products
+            .iter()
+            .try_for_each(|product| product.write(self.session, weights, made).map_err(Failed::Merged))
+    }
+
+    /// Adds a file to `made`.
+    pub(super) fn add(&self, made: &Path, name: &str, bytes: &[u8]) -> Result<(), Failed> {
+        Ok(write_file(&made.join(name), bytes, true)?)
+    }
+
+    /// Adds log, recipe, card, page and record.
+    pub(super) fn explain(
+        &self,
+        made: &Path,
+        metrics: &str,
+        page: &str,
+        record: &Value,
+        coefficients: Vec<f64>,
+    ) -> Result<(), Failed> {
+        let add = |name: &str, bytes: &[u8]| self.add(made, name, bytes);
+        add(METRICS, metrics.as_bytes())?;
+        add("recipe.yaml", self.session.recipe.text.as_bytes())?;
+        add("README.md", report::model_card(&self.card(coefficients)).as_bytes())?;
+        add("report.html", page.as_bytes())?;
+        add("onefold.json", &pretty(record))
     }
 
     /// How it went, in a few lines.
-    fn tell(&self, adapted: &Adapted, record: &Value) {
-        let shell = self.session.shell;
-        let mut text = counted(adapted.steps, "step");
-        if let Some(why) = &adapted.ended {
-            text += &format!("; ended early: {why}; the coefficients are those of step {}", adapted.kept);
-        }
-        shell.say(&text);
+    pub(super) fn tell(&self, text: &str, record: &Value) {
+        let Session { shell, args, begin, .. } = *self.session;
+        shell.say(text);
         for (task, scores) in record["result"]["tasks"].as_object().into_iter().flatten() {
             let figure = |part: &str| match scores[part]["accuracy"].as_f64() {
                 Some(accuracy) => format!("{:.1} %", 100.0 * accuracy),
@@ -110,25 +121,9 @@ impl Run<'_> {
                 figure("expert")
             ));
         }
-    }
-
-    /// How the coefficients came about, for their file.
-    fn about(&self, adapted: &Adapted) -> Map<String, Value> {
-        let written = json!(self.session.recipe);
-        let tasks: Vec<_> = self.session.recipe.models.iter().map(|(_, task)| task).collect();
-        let mut about = Map::new();
-        about.insert("onefold".to_owned(), json!(env!("CARGO_PKG_VERSION")));
-        about.insert("method".to_owned(), written["merge_method"].clone());
-        if let Some(density) = written.get("density") {
-            about.insert("density".to_owned(), density.clone());
-        }
-        about.insert("base_model".to_owned(), written["base_model"].clone());
-        about.insert("tasks".to_owned(), json!(tasks));
-        about.insert("granularity".to_owned(), written["granularity"].clone());
-        about.insert("objective".to_owned(), written["objective"].clone());
-        about.insert("steps".to_owned(), json!(adapted.steps));
-        about.insert("kept".to_owned(), json!(adapted.kept));
-        about
+        shell.event("result", &record["result"]);
+        shell.event("done", &args.output.display().to_string());
+        shell.say(&format!("{} ({:.1} s)", args.output.display(), begin.elapsed().as_secs_f64()));
     }
 
     fn title(&self) -> String {
@@ -157,7 +152,7 @@ impl Run<'_> {
         let mut facts = BTreeMap::from([
             ("time", format!("{:.2} s", self.session.begin.elapsed().as_secs_f64())),
             ("threads", rayon::current_num_threads().to_string()),
-            ("seed", self.session.recipe.settings.seed.to_string()),
+            ("seed", self.session.recipe.seed().to_string()),
             ("onefold", env!("CARGO_PKG_VERSION").to_owned()),
             ("predicted memory", show_bytes(total(self.memory))),
         ]);
@@ -165,20 +160,19 @@ impl Run<'_> {
         facts
     }
 
-    fn card(&self, adapted: &Adapted) -> CardInfo {
+    fn card(&self, coefficients: Vec<f64>) -> CardInfo {
         let source = |model: &Model| CardSource {
             name: model.label.clone(),
             local: model.local,
             license: model.stated_licence(),
         };
         let experts = self.session.experts();
-        let one = if adapted.lambda.len() == 1 { adapted.lambda[0].clone() } else { Vec::new() };
         CardInfo {
             title: self.title(),
             method: json!(self.session.recipe)["merge_method"].as_str().unwrap_or_default().to_owned(),
             base: Some(source(self.session.base())),
             experts: experts.into_iter().map(source).collect(),
-            coefficients: one,
+            coefficients,
             recipe: self.session.recipe.text.clone(),
             command: Some(self.command()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -186,12 +180,17 @@ impl Run<'_> {
         }
     }
 
-    /// `onefold.json`.
-    fn record(&self, adapted: &Adapted, job: &str, inputs: &[Value], metrics: &str) -> Value {
+    /// `onefold.json`; `result` says what came of the road that was taken.
+    pub(super) fn json(&self, metrics: &str, mut result: Value) -> Value {
         let Session { args, .. } = self.session;
+        let Ready { data, files, job, .. } = self.ready;
         let models: Map<String, Value> = (self.session.models().iter())
             .map(|model| (model.label.clone(), json!(fingerprints(model))))
             .collect();
+        result["products"] = self.products.iter().map(|product| json!(product.dir)).collect();
+        result["tasks"] = scores(metrics, self.kept);
+        let of_task =
+            |task: &Task| json!({"task": task.name, "inputs": task.train.len(), "counts": task.counts});
         json!({
             "format": "onefold.run/1",
             "kind": "adapt",
@@ -200,17 +199,11 @@ impl Run<'_> {
             "command": self.command(),
             "recipe": self.session.recipe,
             "set": args.sets,
-            "inputs": {"models": models, "data": inputs},
+            "inputs": {"models": models, "data": files},
             "run": self.facts(),
             "warnings": warnings(metrics),
-            "data": self.data.inputs.iter().map(|task| json!({"task": task.name, "inputs": task.train.len(), "counts": task.counts})).collect::<Vec<_>>(),
-            "result": {
-                "steps": adapted.steps,
-                "kept": adapted.kept,
-                "ended": adapted.ended,
-                "products": self.products.iter().map(|product| &product.dir).collect::<Vec<_>>(),
-                "tasks": scores(metrics, adapted.kept),
-            },
+            "data": data.inputs.iter().map(of_task).collect::<Vec<_>>(),
+            "result": result,
         })
     }
 }

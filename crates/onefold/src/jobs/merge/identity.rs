@@ -7,7 +7,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::cli::{Common, MergeArgs};
-use crate::jobs::fingerprint::{changed, fingerprints, hex, record_of_job, settings};
+use crate::jobs::fingerprint::{changed, fingerprints, hex, of_file, record_of_job, settings};
 use crate::models::Library;
 use crate::plan::Plan;
 use crate::recipe::Recipe;
@@ -32,6 +32,9 @@ pub(super) fn identity(
     }
     if let Some(read) = recipe.coefficients.as_ref().and_then(|given| given.read.as_ref()) {
         hash.update(read.to_json(&serde_json::Map::new()).as_bytes());
+    }
+    for measured in recipe.statistics() {
+        hash.update(of_file(&measured.file).to_string().as_bytes());
     }
     for model in library.all() {
         for fingerprint in fingerprints(model) {

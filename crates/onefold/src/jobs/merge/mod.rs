@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use onefold_checkpoint::CheckpointError;
 use onefold_checkpoint::output::{Layout, Opened, Output};
-use onefold_merge::{METHODS, MergeError, methods, recording};
+use onefold_merge::methods::measured;
+use onefold_merge::{MergeError, methods, recording};
 
 use super::place::{self, with_suffix};
 use super::{dir_of, hub_config, on_pool, tell_hub, threads};
@@ -58,13 +59,15 @@ fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(Vec
         .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
     let mut problems = Problems::new(&file, &args.sets, args.lenient);
     let mut recipes = recipe::parse(&text, &args.sets, &mut problems);
-    let names: Vec<&str> = METHODS.iter().map(|m| m.name).collect();
+    let names: Vec<&str> = methods::all().map(|m| m.name).collect();
     for recipe in &mut recipes {
         recipe.read_coefficients(dir_of(&args.recipe), &mut problems);
         if recipe::check_method(recipe, &names, &mut problems)
             && let Some(method) = methods::find(&recipe.method.value)
         {
             recipe::check_parameters(recipe, method.params, &mut problems);
+            let needs = measured::find(method.name).map(|m| m.statistic);
+            recipe.read_statistics(dir_of(&args.recipe), needs, &mut problems);
         }
     }
     let order = if problems.is_empty() {
@@ -218,7 +221,8 @@ impl Session<'_> {
         let plan = plan::plan(recipe, method, &library, self.options()).map_err(Failure::Usage)?;
         let layout = plan.layout(args.max_shard_size);
         let budget = Budget::of(&plan, threads(common), common.max_memory)?;
-        let inputs = library.all().flat_map(|m| m.dirs.clone()).collect();
+        let statistics = recipe.statistics().map(|measured| measured.file.clone());
+        let inputs = library.all().flat_map(|m| m.dirs.clone()).chain(statistics).collect();
         let job = identity(recipe, &library, &plan, args, common);
         Ok(Prepared { recipe, out, library, plan, layout, budget, inputs, job, planning: begin.elapsed() })
     }

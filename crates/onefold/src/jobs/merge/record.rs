@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::budget::Budget;
 use super::emr::Streamed;
 use crate::cli::{Common, DEFAULT_SHARD, MergeArgs};
-use crate::jobs::fingerprint::fingerprints;
+use crate::jobs::fingerprint::{fingerprints, of_file};
 use crate::jobs::{memory, quoted, show_bytes};
 use crate::models::{Library, Model};
 use crate::plan::Plan;
@@ -181,6 +181,7 @@ impl Run<'_> {
     fn record(&self, health: &Health, derived: &Derived) -> serde_json::Value {
         let inputs: BTreeMap<&str, Vec<serde_json::Value>> =
             self.library.all().map(|m| (m.label.as_str(), fingerprints(m))).collect();
+        let statistics: Vec<_> = self.recipe.statistics().map(|measured| of_file(&measured.file)).collect();
         let facts: BTreeMap<&str, &str> = health.run.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         json!({
             "format": "onefold.run/1",
@@ -189,6 +190,7 @@ impl Run<'_> {
             "recipe": self.recipe,
             "set": self.args.sets,
             "inputs": inputs,
+            "statistics": statistics,
             "run": facts,
             "notes": self.plan.notes,
             "warnings": self.plan.warnings,

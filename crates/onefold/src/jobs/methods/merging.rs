@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use onefold_merge::METHODS;
-use onefold_merge::methods::{BaseRole, Method};
+use onefold_merge::methods::{self, BaseRole, Method, measured};
 use onefold_merge::params::{Default, Level, Param};
 use serde_json::{Value, json};
 
@@ -28,6 +27,7 @@ pub(super) fn facts(method: &Method) -> Value {
         "base_model": base_words(method),
         "models": {"min": fewest, "max": (most < usize::MAX).then_some(most)},
         "passes": method.passes,
+        "statistics": needs(method),
         "parameters": method.params.iter().map(parameter).collect::<Value>(),
     })
 }
@@ -46,6 +46,11 @@ fn base_words(method: &Method) -> &'static str {
     }
 }
 
+/// What has to be measured of the models before.
+fn needs(method: &Method) -> Option<&'static str> {
+    measured::find(method.name).map(|m| m.statistic.describe())
+}
+
 fn count_words(method: &Method) -> String {
     match method.operands {
         (a, b) if a == b => format!("exactly {a}"),
@@ -61,6 +66,9 @@ pub(super) fn explain(method: &Method) -> String {
     let _ = writeln!(text, "base_model  {}", base_words(method));
     let _ = writeln!(text, "models      {}", count_words(method));
     let _ = writeln!(text, "passes      {}", method.passes);
+    if let Some(needs) = needs(method) {
+        let _ = writeln!(text, "statistics  {needs}: `statistics: FILE` of each model");
+    }
     for (level, title) in
         [(Level::Model, "Parameters of each model"), (Level::Global, "Parameters of the merge")]
     {
@@ -82,11 +90,11 @@ pub(super) fn markdown() -> String {
         "# Merge methods\n\nGenerated from the table of methods (`onefold methods --markdown`); a test holds it up to date.\n\n\
          | method | idea | base model | models | passes | source |\n|---|---|---|---|---|---|\n",
     );
-    for m in METHODS {
+    for m in methods::all() {
         let row = [m.summary, base_words(m), &count_words(m), m.passes, m.source].join(" | ");
         let _ = writeln!(text, "| [`{0}`](#{0}) | {row} |", m.name);
     }
-    for m in METHODS {
+    for m in methods::all() {
         let _ = writeln!(
             text,
             "\n## {}\n\n{}. Source: {}. Base model: {}.\n",
@@ -95,6 +103,12 @@ pub(super) fn markdown() -> String {
             m.source,
             base_words(m)
         );
+        if let Some(needs) = needs(m) {
+            let _ = writeln!(
+                text,
+                "Needs {needs}: each model's entry has `statistics: FILE`, which `onefold adapt` measures.\n"
+            );
+        }
         if m.params.is_empty() {
             text += "No parameters.\n";
             continue;

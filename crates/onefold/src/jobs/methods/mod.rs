@@ -6,7 +6,6 @@ mod merging;
 
 use std::fmt::Write as _;
 
-use onefold_merge::METHODS;
 use serde_json::Value;
 
 use crate::cli::{Group, MethodsArgs};
@@ -75,7 +74,7 @@ impl Found {
 
 /// All entries: methods of merging, then balancers.
 fn all() -> impl Iterator<Item = Found> {
-    let merging = METHODS.iter().map(|method| Found::Merge(method));
+    let merging = onefold_merge::methods::all().map(Found::Merge);
     #[cfg(feature = "train")]
     let merging = merging.chain(onefold_balance::BALANCERS.iter().map(|method| Found::Balancer(method)));
     merging

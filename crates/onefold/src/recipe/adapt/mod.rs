@@ -1,56 +1,76 @@
-//! Recipes of AdaMerging: a merge recipe's models, the tasks' inputs, and how coefficients are learnt.
+//! Recipes of merges that look at the tasks' inputs: a merge recipe's models, the inputs, and what is done with them. There are
+//! two roads: coefficients are learnt (AdaMerging, `learn`), or experts are measured (Fisher merging and RegMean, `measure`).
 //!
 //! Values have the library's own types (`onefold_train::adapt::Settings`). What a recipe leaves out is the paper's choice, or the
 //! library's default with its reason; [`AdaptRecipe::to_yaml`] gives the recipe back with all of it.
 
+mod learn;
+mod measure;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod write;
 
-use onefold_runtime::params::Kind;
-use onefold_train::adapt::{Adam, Aim, Clamp, Granularity, Method, Patience, Settings, Start};
+use onefold_merge::methods::measured;
+use onefold_merge::params::Level;
+use onefold_train::adapt::{Aim, Clamp, Granularity, Method};
 use onefold_train::data::tokenize::TooLong;
 
+pub use learn::Learning;
+pub use measure::Measured;
 pub use tasks::TaskInputs;
 
 use super::edit;
 use super::fields;
-use super::keys::{Keys, NOT_NEGATIVE, POSITIVE, SHARE, choice, number};
+use super::keys::Keys;
 use super::model_ref::ModelRef;
-use super::node::{Data, Document};
+use super::node::Document;
 use super::problems::{Place, Problems};
+use super::setting::Parameters;
 use super::tune::TOO_LONG;
 use super::{write as yaml_text, yaml};
 
+/// A road with the method that is at its end.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Learn(Method),
+    Measure(&'static str),
+}
+
 /// What `merge_method` may be.
-pub(super) const METHODS: [(&str, Method); 2] =
-    [("adamerging", Method::AdaMerging), ("adamerging_plus", Method::Plus { density: DENSITY })];
+const METHODS: [(&str, Way); 5] = [
+    ("adamerging", Way::Learn(Method::AdaMerging)),
+    ("adamerging_plus", Way::Learn(Method::Plus { density: learn::DENSITY })),
+    ("fisher", Way::Measure("fisher")),
+    ("fisher_nodes", Way::Measure("fisher_nodes")),
+    ("regmean", Way::Measure("regmean")),
+];
 pub(super) const GRANULARITIES: [(&str, Granularity); 3] =
     [("tensor", Granularity::Tensor), ("block", Granularity::Block), ("model", Granularity::Model)];
 pub(super) const AIMS: [(&str, Aim); 2] = [("entropy", Aim::Entropy), ("ce", Aim::CrossEntropy)];
 pub(super) const CLAMPS: [(&str, Clamp); 3] =
     [("project", Clamp::Project), ("forward", Clamp::Forward), ("none", Clamp::None)];
-const STARTS: [(&str, Option<Start>); 2] =
-    [("uniform", Some(Start::Uniform)), ("metagpt", Some(Start::MetaGpt))];
-/// Share of a task vector that AdaMerging++ keeps.
-const DENSITY: f64 = 0.2;
-/// β of a moving average.
-const BETA: Kind = Kind::Number { min: 0.0, max: 0.999_999_999, min_open: false };
 
-/// AdaMerging of some models.
+/// What is done with the inputs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Road {
+    /// Coefficients are learnt.
+    Learn(Learning),
+    /// Experts are measured.
+    Measure(Measured),
+}
+
+/// A merge of some models by their tasks' inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdaptRecipe {
     /// The base θ₀.
     pub base_model: ModelRef,
     /// The experts, each with the task it tells, if it was tuned for one of the recipe's.
     pub models: Vec<(ModelRef, Option<String>)>,
-    /// Which vectors are merged.
-    pub method: Method,
+    /// What is done with the inputs.
+    pub road: Road,
     /// The tasks.
     pub tasks: Vec<TaskInputs>,
-    /// How coefficients are learnt.
-    pub settings: Settings,
     /// Most tokens of a row.
     pub length: Option<usize>,
     /// What becomes of longer rows.
@@ -88,6 +108,22 @@ impl AdaptRecipe {
         yaml_text::yaml(&serde_json::to_value(self).unwrap_or_default())
     }
 
+    /// The seed of everything random.
+    pub fn seed(&self) -> u64 {
+        match &self.road {
+            Road::Learn(learning) => learning.settings.seed,
+            Road::Measure(measured) => measured.seed,
+        }
+    }
+
+    /// Whether labels of inputs are learnt.
+    pub fn is_supervised(&self) -> bool {
+        match &self.road {
+            Road::Learn(learning) => learning.settings.aim == Aim::CrossEntropy,
+            Road::Measure(measured) => measured.measure.needs_labels(),
+        }
+    }
+
     /// The number of the expert that tells a task.
     pub fn expert_of(&self, task: &str) -> Option<usize> {
         self.models.iter().position(|(_, of)| of.as_deref() == Some(task))
@@ -101,46 +137,28 @@ fn read(
     problems: &mut Problems,
 ) -> Option<AdaptRecipe> {
     let mut top = Keys::of(&document.root, "", "a recipe", problems)?;
-    let method = method(&mut top);
+    let way = top.choice("merge_method", &METHODS).unwrap_or(METHODS[0].1);
     let base_model = super::tune::base_model(&mut top, "the model that the experts were fine-tuned from");
-    let models = models(&mut top);
+    let (models, of_models) = models(&mut top, way);
     let seed = super::tune::seed(&mut top, command_seed);
-    let tasks = tasks::read(&mut top, transductive);
+    let samples = matches!(way, Way::Measure(_)).then_some(measure::SAMPLES);
+    let tasks = tasks::read(&mut top, transductive, samples);
     check_names(&mut top, &models, &tasks);
-    let (batch, length, too_long) = batch(&mut top);
-    let plain = Settings::default();
-    let settings = Settings {
-        seed,
-        steps: top.count("steps", 0).unwrap_or(plain.steps),
-        granularity: top.choice("granularity", &GRANULARITIES).unwrap_or_default(),
-        start: start(&mut top),
-        aim: top.choice("objective", &AIMS).unwrap_or_default(),
-        diversity: top.number("diversity", &NOT_NEGATIVE).unwrap_or_default(),
-        adam: adam(&mut top),
-        clamp: top.choice("clamp", &CLAMPS).unwrap_or_default(),
-        normalise: top.flag("normalize").unwrap_or_default(),
-        weights: tasks.iter().map(|task| task.weight).collect(),
-        checkpointing: top.flag("gradient_checkpointing").unwrap_or_default(),
-        log: top.count("log", 1).unwrap_or(plain.log),
-        score: every(&mut top, "score").or(plain.score),
-        save: every(&mut top, "checkpoints").unwrap_or(plain.save),
-        patience: patience(&mut top),
-        ..batch
+    let Batch { rows, tokens, length, too_long } = batch(&mut top, way);
+    let road = match way {
+        Way::Learn(method) => Some(learn::read(&mut top, method, seed, tokens, rows, &tasks)),
+        Way::Measure(method) => {
+            check_experts(&mut top, &models, &tasks);
+            measure::read(&mut top, method, seed, tokens, of_models, &tasks)
+        }
     };
-    if settings.normalise && top.has("clamp") {
-        top.unused(&["clamp"], "normalised coefficients are within [0, 1] by themselves");
-    }
-    if settings.aim == Aim::CrossEntropy && settings.diversity > 0.0 {
-        top.error("diversity", "it goes with `objective: entropy`", None);
-    }
     top.finish();
     let text = document.text.clone();
     Some(AdaptRecipe {
         base_model: base_model?,
         models,
-        method,
+        road: road?,
         tasks,
-        settings,
         length,
         too_long,
         transductive,
@@ -148,31 +166,20 @@ fn read(
     })
 }
 
-fn method(top: &mut Keys<'_, '_>) -> Method {
-    let method = top.choice("merge_method", &METHODS).unwrap_or(Method::AdaMerging);
-    match method {
-        Method::AdaMerging => {
-            top.unused(&["density"], "`adamerging` keeps whole task vectors; `adamerging_plus` trims them");
-            method
-        }
-        Method::Plus { density } => {
-            let open = Kind::Number { min: 0.0, max: 1.0, min_open: true };
-            Method::Plus { density: top.number("density", &open).unwrap_or(density) }
-        }
-    }
-}
+type Models = Vec<(ModelRef, Option<String>)>;
 
-fn models(top: &mut Keys<'_, '_>) -> Vec<(ModelRef, Option<String>)> {
+/// The experts with their tasks, and the settings of each.
+fn models(top: &mut Keys<'_, '_>, way: Way) -> (Models, Vec<Parameters>) {
     let Some(node) = top.node("models") else {
         let help = "list the experts, as in `models: [{model: ./expert-code, task: code}]`".to_owned();
         let place = top.place;
         top.problems.error(place, "", "no `models`", Some(help));
-        return Vec::new();
+        return Default::default();
     };
     let Some(items) = fields::list(node, "models", "a list of models", top.problems) else {
-        return Vec::new();
+        return Default::default();
     };
-    let mut models: Vec<(ModelRef, Option<String>)> = Vec::new();
+    let (mut models, mut of_models) = (Models::new(), Vec::new());
     for (i, item) in items.iter().enumerate() {
         let path = format!("models[{i}]");
         let Some(mut keys) = Keys::of(item, &path, "an entry with `model`", top.problems) else { continue };
@@ -182,15 +189,87 @@ fn models(top: &mut Keys<'_, '_>) -> Vec<(ModelRef, Option<String>)> {
             keys.problems.error(item.place, &path, "no `model`", None);
         }
         let task = keys.text("task", "a task's name").map(str::to_owned);
-        keys.unused(&["parameters", "weight"], "coefficients are learnt; where they begin is said by `init`");
+        let parameters = match way {
+            Way::Learn(_) => {
+                let why = "coefficients are learnt; where they begin is said by `init`";
+                keys.unused(&["parameters", "weight"], why);
+                Parameters::default()
+            }
+            Way::Measure(method) => of_model(&mut keys, method),
+        };
         keys.finish();
         let Some(Some(model)) = model else { continue };
         if models.iter().any(|(known, _)| *known == model) {
             top.problems.error(item.place, &path, format!("the model `{model}` stands twice"), None);
         }
         models.push((model, task));
+        of_models.push(parameters);
     }
-    models
+    (models, of_models)
+}
+
+/// The settings that a method which measures has for a model.
+fn of_model(keys: &mut Keys<'_, '_>, method: &str) -> Parameters {
+    let Some(found) = measured::find(method) else { return Parameters::default() };
+    keys.unused(&["parameters"], "settings stand by their names: `weight` beside `model`");
+    keys.unused(&["statistics"], "they are measured; `onefold merge` takes those that are there already");
+    if found.method.param("weight").is_none() {
+        keys.unused(&["weight"], "the method has no weights of models");
+    }
+    measure::parameters(keys, found.method, Level::Model)
+}
+
+/// Each expert is measured on its own task's inputs, and all inputs are for an expert.
+fn check_experts(top: &mut Keys<'_, '_>, models: &Models, tasks: &[TaskInputs]) {
+    let place = top.place_of("models");
+    for (i, (model, _)) in models.iter().enumerate().filter(|(_, (_, task))| task.is_none()) {
+        let help = "name one of `tasks`, as in `{model: ./expert, task: code}`".to_owned();
+        let message = format!("no `task` for the model `{model}`, on whose inputs it could be measured");
+        top.problems.error(place, &format!("models[{i}]"), message, Some(help));
+    }
+    let place = top.place_of("tasks");
+    for (i, task) in tasks.iter().enumerate() {
+        if !models.iter().any(|(_, of)| of.as_deref() == Some(&task.name)) {
+            let message = format!("no model has `task: {}`, so nothing is measured on its inputs", task.name);
+            top.problems.error(place, &format!("tasks[{i}]"), message, None);
+        }
+    }
+}
+
+/// What `batch` says.
+#[derive(Debug, Default)]
+struct Batch {
+    /// Rows of a task in a batch, and batches in a step.
+    rows: Option<(usize, usize)>,
+    tokens: Option<u64>,
+    length: Option<usize>,
+    too_long: TooLong,
+}
+
+fn batch(top: &mut Keys<'_, '_>, way: Way) -> Batch {
+    let Some(mut keys) = top.mapping("batch", "rows of a step, as in `{examples: 16, length: 128}`") else {
+        return Batch::default();
+    };
+    let rows = match way {
+        Way::Learn(_) => {
+            let plain = onefold_train::adapt::Settings::default();
+            let examples = keys.count("examples", 1).map_or(plain.batch, |n| n as usize);
+            Some((examples, keys.count("batches", 1).map_or(plain.batches, |n| n as usize)))
+        }
+        Way::Measure(_) => {
+            let why = "there are no steps; where rows are measured together `statistics.batch` says how many";
+            keys.unused(&["examples", "batches"], why);
+            None
+        }
+    };
+    let tokens = keys.count("tokens", 1);
+    let length = keys.count("length", 2).map(|length| length as usize);
+    let too_long = keys.choice("too_long", &TOO_LONG);
+    if length.is_none() {
+        keys.unused(&["too_long"], "nothing is too long without a `length`");
+    }
+    keys.finish();
+    Batch { rows, tokens, length, too_long: too_long.unwrap_or_default() }
 }
 
 /// Every expert's task is one of the recipe's, and no two tell the same.
@@ -210,77 +289,4 @@ fn check_names(top: &mut Keys<'_, '_>, models: &[(ModelRef, Option<String>)], ta
             top.problems.error(place, &path, message, Some(help));
         }
     }
-}
-
-/// Rows of a step, and their lengths.
-fn batch(top: &mut Keys<'_, '_>) -> (Settings, Option<usize>, TooLong) {
-    let plain = Settings::default();
-    let Some(mut keys) = top.mapping("batch", "rows of a step, as in `{examples: 16, length: 128}`") else {
-        return (plain, None, TooLong::default());
-    };
-    let batch = keys.count("examples", 1).map_or(plain.batch, |n| n as usize);
-    let batches = keys.count("batches", 1).map_or(plain.batches, |n| n as usize);
-    let tokens = keys.count("tokens", 1).unwrap_or(plain.tokens);
-    let length = keys.count("length", 2).map(|length| length as usize);
-    let too_long = keys.choice("too_long", &TOO_LONG);
-    if length.is_none() {
-        keys.unused(&["too_long"], "nothing is too long without a `length`");
-    }
-    keys.finish();
-    (Settings { batch, batches, tokens, ..plain }, length, too_long.unwrap_or_default())
-}
-
-/// Where coefficients begin: a number, a number for each model, or the name of a rule.
-fn start(top: &mut Keys<'_, '_>) -> Start {
-    let Some(node) = top.node("init") else { return Start::default() };
-    let path = top.path("init");
-    let any = Kind::NUMBER;
-    let found = match &node.data {
-        Data::List(items) => {
-            let values = items.iter().enumerate();
-            let values = values.map(|(i, item)| number(item, &format!("{path}[{i}]"), &any, top.problems));
-            values.collect::<Option<Vec<f64>>>().map(Start::Each)
-        }
-        Data::Scalar { text, .. } if text.chars().next().is_some_and(char::is_alphabetic) => {
-            let words: Vec<(&'static str, usize)> =
-                STARTS.iter().enumerate().map(|(i, (word, _))| (*word, i)).collect();
-            choice(node, &path, &words, top.problems).and_then(|i| STARTS[i].1.clone())
-        }
-        _ => number(node, &path, &any, top.problems).map(Start::Value),
-    };
-    found.unwrap_or_default()
-}
-
-fn adam(top: &mut Keys<'_, '_>) -> Adam {
-    let plain = Adam::default();
-    let Some(mut keys) = top.mapping("optimizer", "Adam, as in `{lr: 1e-3}`") else { return plain };
-    // There is one; whoever names another is told.
-    keys.choice("kind", &[("adam", ())]);
-    let lr = keys.number("lr", &POSITIVE).unwrap_or(plain.lr);
-    let beta1 = keys.number("beta1", &BETA).unwrap_or(plain.betas[0]);
-    let beta2 = keys.number("beta2", &BETA).unwrap_or(plain.betas[1]);
-    let epsilon = keys.number("epsilon", &POSITIVE).unwrap_or(plain.epsilon);
-    keys.finish();
-    Adam { lr, betas: [beta1, beta2], epsilon }
-}
-
-/// `{every: N}`.
-fn every(top: &mut Keys<'_, '_>, key: &'static str) -> Option<u64> {
-    let mut keys = top.mapping(key, "steps, as in `{every: 50}`")?;
-    let every = keys.count("every", 1);
-    keys.finish();
-    every
-}
-
-fn patience(top: &mut Keys<'_, '_>) -> Option<Patience> {
-    let mut keys =
-        top.mapping("early_stopping", "when it is enough, as in `{patience: 5, min_delta: 0.001}`")?;
-    let lines = keys.count("patience", 1);
-    if lines.is_none() && !keys.has("patience") {
-        let help = "say how many lines of the log without a lower loss are enough".to_owned();
-        keys.problems.error(keys.place, &keys.path, "no `patience`", Some(help));
-    }
-    let least = keys.number("min_delta", &SHARE).unwrap_or_default();
-    keys.finish();
-    Some(Patience { lines: lines?, least })
 }

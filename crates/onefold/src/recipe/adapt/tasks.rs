@@ -30,8 +30,8 @@ pub struct TaskInputs {
     pub may_have_labels: bool,
 }
 
-/// Reads `tasks`; those that cannot be read are reported and left out.
-pub(super) fn read(top: &mut Keys<'_, '_>, transductive: bool) -> Vec<TaskInputs> {
+/// Reads `tasks`; those that cannot be read are reported and left out. `samples` are taken of each that says nothing of it.
+pub(super) fn read(top: &mut Keys<'_, '_>, transductive: bool, samples: Option<usize>) -> Vec<TaskInputs> {
     let Some(node) = top.node("tasks") else {
         let help = "list them, as in `tasks: [{name: code, inputs: code.jsonl}]`";
         let place = top.place;
@@ -43,7 +43,8 @@ pub(super) fn read(top: &mut Keys<'_, '_>, transductive: bool) -> Vec<TaskInputs
     for (i, item) in items.iter().enumerate() {
         let path = format!("tasks[{i}]");
         let Some(keys) = Keys::of(item, &path, "a task", top.problems) else { continue };
-        let Some(task) = task(keys, transductive) else { continue };
+        let Some(mut task) = task(keys, transductive) else { continue };
+        task.samples = task.samples.or(samples);
         if tasks.iter().any(|before| before.name == task.name) {
             let message = format!("two tasks are called `{}`", task.name);
             top.problems.error(item.place, &format!("{path}.name"), message, None);

@@ -1,3 +1,6 @@
+use onefold_train::adapt::{Measure, Settings};
+use onefold_train::statistics::{FisherKind, FisherSettings};
+
 use super::*;
 
 const RECIPE: &str = "merge_method: adamerging_plus
@@ -29,9 +32,10 @@ fn parse(text: &str, transductive: bool) -> Result<AdaptRecipe, String> {
 fn a_recipe_reads_and_writes_itself() {
     let text = RECIPE.replace("- ./c\n", "- {model: ./c}\n");
     let recipe = parse(&text, false).unwrap();
-    assert_eq!(recipe.method, Method::Plus { density: 0.3 });
-    assert_eq!((recipe.expert_of("math"), recipe.settings.seed), (Some(1), 7));
-    assert_eq!(recipe.settings.weights, [1.0, 2.0]);
+    let Road::Learn(Learning { method, settings }) = &recipe.road else { panic!("coefficients are learnt") };
+    assert_eq!(*method, Method::Plus { density: 0.3 });
+    assert_eq!((recipe.expert_of("math"), recipe.seed()), (Some(1), 7));
+    assert_eq!(settings.weights, [1.0, 2.0]);
     let again = parse(&recipe.to_yaml(), false).unwrap();
     assert_eq!(AdaptRecipe { text: recipe.text.clone(), ..again }, recipe);
 }
@@ -41,8 +45,8 @@ fn defaults_are_the_papers() {
     let text = "base_model: b\nmodels: [{model: a, task: t}]\ntasks: [{name: t, inputs: i.jsonl}]\n";
     let recipe = parse(text, false).unwrap();
     let weights = vec![1.0];
-    assert_eq!(recipe.settings, Settings { seed: 7, weights, ..Settings::default() });
-    assert_eq!(recipe.method, Method::AdaMerging);
+    let settings = Settings { seed: 7, weights, ..Settings::default() };
+    assert_eq!(recipe.road, Road::Learn(Learning { method: Method::AdaMerging, settings }));
 }
 
 #[test]
@@ -54,7 +58,11 @@ fn mistakes_are_told_together() {
         assert!(found.contains(part), "{part}: {found}");
     }
     for (from, to, part) in [
-        ("adamerging_plus\ndensity: 0.3", "ties", "expected one of `adamerging`, `adamerging_plus`"),
+        (
+            "adamerging_plus\ndensity: 0.3",
+            "ties",
+            "expected one of `adamerging`, `adamerging_plus`, `fisher`",
+        ),
         ("adamerging_plus", "adamerging", "`adamerging` keeps whole task vectors"),
         ("inputs: math/in.jsonl, ", "", "no `inputs`"),
         ("[0.1, 0.2, 0.3]", "fisher", "expected one of"),
@@ -78,4 +86,69 @@ fn inputs_may_be_those_of_the_tests() {
     assert_eq!(recipe.tasks[0].inputs, recipe.tasks[0].test);
     assert!(recipe.tasks[0].may_have_labels);
     assert!(parse(&text.replace("test", "inputs"), true).unwrap_err().contains("no `test`"));
+}
+
+const MEASURED: &str = "merge_method: fisher
+base_model: ./base
+models:
+- {model: ./a, task: code, weight: 2}
+- {model: ./b, task: math}
+tasks:
+- {name: code, inputs: code.jsonl}
+- {name: math, inputs: math.jsonl, samples: 9}
+floor: 1e-4
+normalize: true
+statistics: {kind: batch_summed, batch: 4}
+batch: {length: 64}
+";
+
+#[test]
+fn the_other_road_reads_and_writes_itself() {
+    let recipe = parse(MEASURED, false).unwrap();
+    let Road::Measure(measured) = &recipe.road else { panic!("experts are measured") };
+    let settings = FisherSettings { kind: FisherKind::BatchSummed, seed: 7, ..FisherSettings::default() };
+    assert_eq!(measured.measure, Measure::Fisher(settings, 4));
+    assert_eq!(measured.parameters.len(), 2);
+    assert_eq!(measured.of_models.iter().map(Parameters::len).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(recipe.tasks.iter().map(|task| task.samples).collect::<Vec<_>>(), [Some(256), Some(9)]);
+    let again = parse(&recipe.to_yaml(), false).unwrap();
+    assert_eq!(AdaptRecipe { text: recipe.text.clone(), ..again }, recipe);
+    for (from, to) in [
+        ("statistics: {kind: batch_summed, batch: 4}", "statistics: {kind: empirical}"),
+        ("fisher\nbase", "fisher_nodes\nmean_elsewhere: true\nbase"),
+        ("kind: batch_summed, batch: 4", "draws: 3"),
+    ] {
+        let text = MEASURED.replace(from, to).replace("mean_elsewhere: true", "");
+        let text =
+            if text.contains("fisher_nodes") { text.replace("kind: batch_summed, ", "") } else { text };
+        let recipe = parse(&text, false).unwrap();
+        let again = parse(&recipe.to_yaml(), false).unwrap();
+        assert_eq!(AdaptRecipe { text: recipe.text.clone(), ..again }, recipe);
+    }
+}
+
+#[test]
+fn each_road_has_its_keys() {
+    for (from, to, part) in [
+        ("floor", "ratio", "`ratio` has no effect"),
+        ("floor", "steps: 3\nfloor", "`fisher` measures the experts and learns nothing"),
+        ("floor", "optimizer: {lr: 1}\nfloor", "`optimizer` has no effect"),
+        ("floor: 1e-4", "floor: -1", "floor"),
+        ("batch_summed, ", "exact, ", "each example is measured by itself"),
+        ("batch_summed, ", "empirical, draws: 2, ", "`draws` has no effect"),
+        ("batch_summed", "exakt", "did you mean `exact`?"),
+        ("length: 64", "examples: 8", "there are no steps"),
+        (", weight: 2", ", statistics: a.safetensors", "they are measured"),
+        (", task: math", "", "no `task` for the model `./b`"),
+        ("{model: ./b, task: math}", "{model: ./b, task: code}", "two models are of the task `code`"),
+        ("samples: 9", "weight: 3", "no loss is learnt that it could weigh"),
+        ("merge_method: fisher", "merge_method: regmean\nratio: 0.5", "the method has no weights of models"),
+        ("merge_method: fisher", "merge_method: regmean", "there is one way to measure Gram matrices"),
+        ("merge_method: fisher", "merge_method: adamerging", "`statistics` has no effect"),
+        ("merge_method: fisher", "merge_method: adamerging", "`floor` has no effect"),
+        ("merge_method: fisher", "merge_method: fisher_nodes", "mask nodes are measured with the labels"),
+    ] {
+        let found = parse(&MEASURED.replacen(from, to, 1), false).unwrap_err();
+        assert!(found.contains(part), "{part}: {found}");
+    }
 }
