@@ -102,6 +102,34 @@ fn fisher_and_regmean_give_the_goldens() {
     close(&Array::f32(&[2, 2], &[v[0], v[2], v[1], v[3]]), &golden_of["merged_ratio_0.9"]);
 }
 
+/// The base counts where it is listed, and names may lack the donor's prefix, or have one more.
+#[test]
+fn a_listed_base_and_other_prefixes() {
+    let dir = goldens();
+    let dir = dir.path();
+    let expected = &golden("fisher")["merge_equal_eps1e-6"];
+    let text = recipe("fisher", "fisher", "");
+    close(&merged(dir, &format!("base_model: a\n{text}"), "based", &[])["w"], expected);
+    let prefixed = |model: Model| -> Model {
+        model.into_iter().map(|(name, tensor)| (format!("model.{name}"), tensor)).collect()
+    };
+    write_model(&dir.join("c"), &prefixed(read_model(&dir.join("b"))), &json!({"model_type": "none"}));
+    for kind in ["fisher", "gram"] {
+        let file = |name: &str| dir.join(format!("{name}-{kind}.safetensors"));
+        let said = if kind == "fisher" { FISHER } else { GRAM };
+        write_statistics(&file("c"), &prefixed(crate::support::read_file(&file("b"))), said);
+    }
+    let of = |text: &str| text.replace("model: b, statistics: b", "model: c, statistics: c");
+    close(&merged(dir, &of(&text), "prefixed", &[])["w"], expected);
+    let text = recipe("regmean", "gram", "");
+    close(&merged(dir, &of(&text), "maps", &[])["h.weight"], &golden("regmean")["merged_ratio_0.9"]);
+    let turned = text.replace("models:\n", "base_model: c\nmodels:\n");
+    close(
+        &merged(dir, &of(&turned), "longer", &[])["model.h.weight"],
+        &golden("regmean")["merged_ratio_0.9"],
+    );
+}
+
 #[test]
 fn a_merge_tells_what_was_measured() {
     let dir = goldens();
@@ -156,6 +184,11 @@ fn statistics_that_do_not_fit_are_refused_by_name() {
     let of = |name: &str| format!(", statistics: {name}");
     for (text, code, parts) in [
         (fisher.replace(b, ""), 2, &["no `statistics` for the model `b`", "onefold adapt"][..]),
+        (
+            format!("base_model: a\n{}", fisher.replace(", statistics: a-fisher.safetensors", "")),
+            2,
+            &["no `statistics` for the model `a`"],
+        ),
         (fisher.replace(b, &of("none.st")), 2, &["models[1].statistics", "none.st"]),
         (fisher.replace(b, &of("b/model.safetensors")), 2, &["no statistics of a model"]),
         (fisher.replace(b, &of("nothing.st")), 2, &["nothing.st", "no statistics of a model"]),
