@@ -147,9 +147,9 @@ impl Scoring<'_> {
         let saved = |error| AdaptError::Measured { task: correction.task.clone(), error: Box::new(error) };
         let rows = self.rows(task, settings);
         self.blend.set_expert(expert)?;
-        let wanted = self.features(task, &rows)?;
+        let wanted = self.features((task, &rows), correction.width)?;
         self.set_merged(merged)?;
-        let features = self.features(task, &rows)?;
+        let features = self.features((task, &rows), correction.width)?;
         let mut learning =
             SurgeryLearning::new((&features, &wanted), correction.width, settings).map_err(named)?;
         self.steps(&mut learning, settings.steps, &correction.task)?;
@@ -176,10 +176,10 @@ impl Scoring<'_> {
     }
 
     /// Features `[rows, width]` of a task's rows by the model as it is.
-    fn features(&mut self, task: usize, rows: &[u32]) -> Result<Vec<f32>, AdaptError> {
+    fn features(&mut self, (task, rows): (usize, &[u32]), width: usize) -> Result<Vec<f32>, AdaptError> {
+        let mut features = Vec::with_capacity(rows.len() * width);
         let rows = rows.iter().map(|row| vec![Row::of(self.inputs, task as u32, *row)]).collect();
         let rows = Rows::cut_by_tokens(rows, &self.blend.heads, self.tokens);
-        let mut features = Vec::new();
         for micro in &rows.micro {
             if self.observer.event(&Event::Progress { bytes: 0 }) == Control::Cancel {
                 return Err(AdaptError::Stopped);
