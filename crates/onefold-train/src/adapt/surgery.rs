@@ -136,8 +136,8 @@ pub struct Operation<'a> {
 }
 
 impl Scoring<'_> {
-    /// Learns the correction of a task, writes it to the directory `out` (`statistics.safetensors`; what is there is replaced) and
-    /// scores the merged model with it, as it was written.
+    /// Learns the correction of a task, writes it to the directory `out`, which does not exist yet (`statistics.safetensors`),
+    /// and scores the merged model with it, as it was written.
     ///
     /// # Errors
     /// If a model cannot be read or run, the system refuses, or the observer asks to stop.
@@ -154,7 +154,7 @@ impl Scoring<'_> {
             SurgeryLearning::new((&features, &wanted), correction.width, settings).map_err(named)?;
         self.steps(&mut learning, settings.steps, &correction.task)?;
         let options = options(correction, settings);
-        learning.finish().save(out, rows.len() as u64, &options, true).map_err(saved)?;
+        learning.finish().save(out, rows.len() as u64, &options, false).map_err(saved)?;
         let surgery = Surgery::open(&Statistics::file(out)).map_err(saved)?;
         let untouched = Surgery::new(correction.width, correction.rank, 0).map_err(named)?;
         let distance = |of: &Surgery| of.loss(&features, &wanted).map_err(named);

@@ -105,7 +105,7 @@ fn finish(
             let (tasks, source) = ((&data.inputs[..], &data.tests[..]), session.source());
             let scoring = Scoring::go_on(blend, tasks, tokens, source, &place, session.shell);
             let mut scoring = scoring.map_err(|error| Failed::Merged(refused(error)))?;
-            surgeries.operate(record, &mut scoring, (&place, made))?;
+            surgeries.operate(record, &mut scoring, made)?;
         }
         let metrics = record.metrics(&place).map_err(Failed::Merged)?;
         told = record.json(&metrics, result);

@@ -145,7 +145,7 @@ fn finish(
         let checkpoint = Checkpoint::open(&merged).map_err(|errors| Failed::Merged(unreadable(&errors)))?;
         scoring.after(&checkpoint).map_err(|error| Failed::Merged(refused(error)))?;
         if let Some(surgeries) = surgeries {
-            surgeries.operate(record, &mut scoring, (&place, made))?;
+            surgeries.operate(record, &mut scoring, made)?;
         }
         let metrics = record.metrics(&place).map_err(Failed::Merged)?;
         keep(record, files, made)?;

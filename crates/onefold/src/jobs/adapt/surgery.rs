@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use onefold_checkpoint::output::link;
 use onefold_checkpoint::{Checkpoint, CheckpointError};
 use onefold_train::adapt::{self, Blend, Correction, Operation, Scoring};
 use onefold_train::statistics::{Statistics, SurgerySettings};
@@ -16,7 +15,7 @@ use crate::report::counted;
 
 /// Name of the file of a correction, beside the model that it corrects.
 const SURGERY: &str = "surgery.safetensors";
-/// Where one is written, in the directory of the run.
+/// Where one is written, beside the model, before it has its place.
 const MADE: &str = "surgery";
 
 /// What will be corrected.
@@ -56,24 +55,25 @@ impl Surgeries {
         json!(self.corrections)
     }
 
-    /// Learns the corrections of the products in `made`, and puts each beside its model. What is written on the way lies in
-    /// the directory of the run.
+    /// Learns the corrections of the products in `made`, and puts each beside its model.
     pub(super) fn operate(
         &self,
         record: &Record<'_>,
         scoring: &mut Scoring<'_>,
-        (run, made): (&Path, &Path),
+        made: &Path,
     ) -> Result<(), Failed> {
-        let place = run.join(MADE);
         for (task, expert) in record.ready.data.experts.iter().enumerate() {
             let (Some(expert), correction) = (*expert, &self.corrections[task]) else { continue };
             let merged = Product::place(record.products, expert, made);
             let checkpoint =
                 Checkpoint::open(&merged).map_err(|errors| Failed::Merged(unreadable(&errors)))?;
             let settings = &self.settings;
+            let place = merged.join(MADE);
             let operation = Operation { correction, task, expert, merged: &checkpoint, settings };
             scoring.surgery(&operation, &place).map_err(|error| Failed::Merged(refused(error)))?;
-            link(&Statistics::file(&place), &merged.join(SURGERY))?;
+            let to = merged.join(SURGERY);
+            std::fs::rename(Statistics::file(&place), &to).map_err(CheckpointError::io(&to, "write"))?;
+            std::fs::remove_dir_all(&place).map_err(CheckpointError::io(&place, "remove"))?;
         }
         Ok(())
     }

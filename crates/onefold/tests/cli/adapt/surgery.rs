@@ -120,7 +120,7 @@ fn a_dry_run_tells_what_is_added() {
 fn surgery_that_cannot_be_is_refused() {
     let dir = experts();
     for (surgery, parts) in [
-        ("{rnk: 3}", &["`surgery.rnk`", "did you mean `rank`"][..]),
+        ("{rnk: 3}", &["surgery: unknown key `rnk`", "did you mean `rank`"][..]),
         ("{rank: 0}", &["surgery.rank"]),
         ("yes please", &["surgery", "expected"]),
     ] {
