@@ -36,8 +36,10 @@ pub(super) fn check(memory: &Memory, limit: Option<u64>, what: &str, remedy: &st
     let Some(limit) = limit.filter(|limit| total(memory) > *limit) else { return Ok(()) };
     let parts: Vec<String> =
         parts(memory).iter().map(|(name, bytes)| format!("{name} {}", show_bytes(*bytes))).collect();
+    let of_surgery =
+        if memory.surgery > 0 { ", or fewer `surgery.steps`, which see fewer inputs" } else { "" };
     Err(Failure::usage(format!(
-        "--max-memory {}: {what} needs {} ({}); {remedy}",
+        "--max-memory {}: {what} needs {} ({}); {remedy}{of_surgery}",
         show_bytes(limit),
         show_bytes(total(memory)),
         parts.join(", ")

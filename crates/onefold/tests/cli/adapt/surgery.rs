@@ -112,6 +112,8 @@ fn a_dry_run_tells_what_is_added() {
         assert_eq!(plan["data"]["surgery"][1]["rank"], 16);
         let without = adapt(dir, &road, "out", &["--dry-run"]).ok();
         assert!(!without.stdout.contains("surgery"), "{}", without.stdout);
+        let parts = ["--max-memory", "features of the surgery", "`surgery.steps`"];
+        adapt(dir, &text, "out", &["--max-memory", "10MB"]).fails(2, &parts);
         assert!(!dir.join("out").exists() && !dir.join("out.run").exists());
     }
 }
