@@ -10,7 +10,7 @@ use crate::data::DataError;
 use crate::families::FamilyError;
 use crate::image::ImageError;
 use crate::model::{HeadError, ModelError, ParametersError};
-use crate::statistics::StatisticsError;
+use crate::statistics::{StatisticsError, SurgeryError};
 use crate::tune::TuneError;
 
 /// Why coefficients cannot be learnt.
@@ -71,6 +71,14 @@ pub enum AdaptError {
         /// Why not.
         error: Box<StatisticsError>,
     },
+    /// Features of a task that cannot be corrected.
+    #[error("task `{task}`: {error}")]
+    Surgery {
+        /// The task.
+        task: String,
+        /// Why not.
+        error: SurgeryError,
+    },
     /// A setting that cannot be followed.
     #[error("{key}: {message}")]
     Setting {
@@ -105,8 +113,9 @@ pub enum AdaptError {
         /// Steps that were made.
         step: u64,
     },
-    /// The observer asked to stop while experts were measured, or models scored; what is measured is saved.
-    #[error("stopped; the tasks that were measured are kept, and the same command goes on from there")]
+    /// The observer asked to stop while experts were measured, models scored or features corrected; what is learnt or measured is
+    /// saved.
+    #[error("stopped; what was learnt or measured is kept, and the same command goes on from there")]
     Stopped,
 }
 

@@ -6,6 +6,7 @@
 //! | `expert` | what an expert scores on its own task |
 //! | `train` | means since the last line: each task's loss; each expert's mean coefficient with the least and the greatest |
 //! | `score` | what the merged model scores |
+//! | `surgery` | the correction of a task's features: its size, distances from the expert's features, the score with it |
 
 use std::path::Path;
 use std::time::Instant;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value, json};
 use super::score::Score;
 use super::settings::Settings;
 use super::step::Stepped;
+use super::surgery::Corrected;
 use crate::data::Task;
 
 /// Name of the file.
@@ -33,6 +35,13 @@ pub(super) struct LogState {
     bytes: u64,
     /// Tokens that have passed the model.
     tokens: u64,
+}
+
+impl LogState {
+    /// All that stands in the log of a directory; for lines that tell nothing of tokens.
+    pub(super) fn found(dir: &Path) -> Self {
+        Self { bytes: std::fs::metadata(dir.join(METRICS)).map_or(0, |found| found.len()), tokens: 0 }
+    }
 }
 
 /// The log.
@@ -130,6 +139,19 @@ impl<'a> Logs<'a> {
     pub(super) fn measured(&mut self, task: &str, examples: u64) -> Result<(), CheckpointError> {
         let text = format!("the expert of {task} was measured on {examples} examples");
         self.write(&json!({"kind": "measured", "task": task, "examples": examples}), &text)
+    }
+
+    /// Writes how a task's features were corrected.
+    pub(super) fn surgery(&mut self, found: &Corrected) -> Result<(), CheckpointError> {
+        let Corrected { correction, distance, score } = found;
+        let scored = score.as_ref().map_or(String::new(), |score| format!(", {}", shown(score)));
+        let text = format!(
+            "surgery of {}: features are {:.4} from the expert's, {:.4} before{scored}",
+            correction.task, distance.after, distance.before
+        );
+        let mut line = json!(found);
+        line["kind"] = json!("surgery");
+        self.write(&line, &text)
     }
 
     /// Writes what the merged model scores; `when` says in words which.

@@ -1,21 +1,17 @@
 //! The other road to a merge: each expert is measured on its own task's inputs, and what was measured says how weights are
 //! averaged (Fisher merging, RegMean). Nothing is learnt.
 //!
-//! [`Measuring`] takes one expert and writes one file of statistics; [`Scoring`] tells what the experts, their plain mean and
-//! the merged model score. Nothing depends on the number of threads.
+//! [`Measuring`] takes one expert and writes one file of statistics. Nothing depends on the number of threads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use onefold_checkpoint::Checkpoint;
 use onefold_engine::Buffer;
 use onefold_runtime::events::{Control, Event, Observer};
 
 use super::blend::{Blend, Expert};
 use super::error::AdaptError;
-use super::log::{LogState, Logs};
 use super::memory::Memory;
-use super::score::{self, Predictions, Score};
 use super::settings::at_once;
 use crate::config::ModelConfig;
 use crate::data::Task;
@@ -254,6 +250,7 @@ pub fn measuring_memory(
         gradients: gradients as u64,
         activations: (activations[0] + drawn).max(activations[1]) as u64,
         data: inputs.iter().map(data_bytes).sum(),
+        surgery: 0,
     })
 }
 
@@ -266,98 +263,4 @@ fn words(parameters: &Parameters, inputs: &[Task], rows: usize) -> usize {
     let at_once = rows.min((SCORES / words.max(1)).max(1));
     // As they come and copied, and in f64.
     at_once * words * (2 * size_of::<f32>() + size_of::<f64>())
-}
-
-/// What the experts, their plain mean and the merged model score; lines of it stand in `metrics.jsonl`.
-#[allow(missing_debug_implementations, reason = "an observer need not have it")]
-pub struct Scoring<'a> {
-    blend: Blend,
-    learner: Learner,
-    inputs: &'a [Task],
-    tests: &'a [Task],
-    tokens: u64,
-    observer: &'a dyn Observer,
-    logs: Logs<'a>,
-}
-
-impl<'a> Scoring<'a> {
-    /// Begins a log in the directory `run`; what stands in it is written anew. `blend` is the model without the weights.
-    ///
-    /// # Errors
-    /// If the model cannot be built, or the system refuses.
-    pub fn open(
-        blend: Blend,
-        (inputs, tests): (&'a [Task], &'a [Task]),
-        tokens: u64,
-        source: &Path,
-        run: &Path,
-        observer: &'a dyn Observer,
-    ) -> Result<Self, AdaptError> {
-        let learner = Learner::new(&blend.parameters, source)?;
-        let tokens = at_once(tokens, &learner);
-        let logs = Logs::open(run, LogState::default(), inputs, observer)?;
-        Ok(Self { blend, learner, inputs, tests, tokens, observer, logs })
-    }
-
-    /// Writes down on how many examples the expert of a task was measured.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn measured(&mut self, task: usize, examples: u64) -> Result<(), AdaptError> {
-        Ok(self.logs.measured(&self.inputs[task].name, examples)?)
-    }
-
-    /// Scores each task's expert (`experts` says which) on its rows, and the plain mean of all experts on all.
-    ///
-    /// # Errors
-    /// If a model cannot be read or run, or the observer asks to stop.
-    pub fn before(&mut self, experts: &[usize]) -> Result<(), AdaptError> {
-        if self.tests.is_empty() {
-            return Ok(());
-        }
-        for (task, expert) in experts.iter().enumerate() {
-            self.blend.set_expert(*expert)?;
-            if let Some(score) = self.task(task)? {
-                self.logs.expert(&self.inputs[task].name, &score)?;
-            }
-        }
-        let share = 1.0 / self.blend.experts() as f64;
-        let mean = vec![vec![share; self.blend.experts()]; self.blend.groups().len()];
-        self.blend.set(&mean)?;
-        self.all(0, "the plain mean")
-    }
-
-    /// Scores the merged model on all tasks; `merged` is one of the models that came out.
-    ///
-    /// # Errors
-    /// As [`Scoring::before`].
-    pub fn after(&mut self, merged: &Checkpoint) -> Result<(), AdaptError> {
-        if self.tests.is_empty() {
-            return Ok(());
-        }
-        self.blend.set_from(&Expert { name: "the merged model", checkpoint: merged })?;
-        self.all(1, "merged")
-    }
-
-    fn all(&mut self, step: u64, when: &str) -> Result<(), AdaptError> {
-        let mut scores = Vec::new();
-        for task in 0..self.inputs.len() {
-            scores.extend(self.task(task)?.map(|score| (self.inputs[task].name.clone(), score)));
-        }
-        self.logs.scores(step, when, &scores)?;
-        for (name, score) in &scores {
-            if let Some(why) = score.predictions.as_ref().and_then(Predictions::collapse) {
-                let message = format!("{when}: task `{name}` seems to collapse: {why}");
-                self.observer.event(&Event::Warning { message: &message });
-            }
-        }
-        Ok(())
-    }
-
-    fn task(&mut self, task: usize) -> Result<Option<Score>, AdaptError> {
-        let go_on = || self.observer.event(&Event::Progress { bytes: 0 }) == Control::Continue;
-        let tests = (self.inputs, self.tests);
-        let found = score::of_task(&self.blend, &mut self.learner, tests, task, self.tokens, &go_on)?;
-        found.map_err(|()| AdaptError::Stopped)
-    }
 }

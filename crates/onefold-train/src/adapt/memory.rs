@@ -21,6 +21,8 @@ pub struct Memory {
     pub activations: u64,
     /// Tokenised rows.
     pub data: u64,
+    /// Features of the task whose correction is learnt after the merge, and the correction ([`super::Correction`]).
+    pub surgery: u64,
 }
 
 /// What learning takes.
@@ -64,5 +66,6 @@ pub fn memory(
         gradients: gradients as u64,
         activations: activations[0].max(activations[1]) as u64,
         data: inputs.iter().map(data_bytes).sum(),
+        surgery: 0,
     })
 }

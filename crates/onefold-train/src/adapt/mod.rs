@@ -20,9 +20,11 @@ mod log;
 mod measure;
 mod memory;
 mod score;
+mod scoring;
 mod settings;
 mod state;
 mod step;
+mod surgery;
 #[cfg(test)]
 mod tests;
 
@@ -34,10 +36,12 @@ use onefold_runtime::events::{Control, Event, Observer};
 pub use blend::{Blend, Expert, Method, head_tensors, tells};
 pub use error::AdaptError;
 pub use log::METRICS;
-pub use measure::{Measure, Measuring, Scoring, measuring_memory};
+pub use measure::{Measure, Measuring, measuring_memory};
 pub use memory::{Memory, memory};
 pub use score::{Predictions, Score};
+pub use scoring::Scoring;
 pub use settings::{Adam, Aim, Clamp, Granularity, Patience, Settings, Start};
+pub use surgery::{Corrected, Correction, Distance, Operation, corrections};
 
 use crate::data::Task;
 use crate::data::shape::Kind;
@@ -231,7 +235,8 @@ impl<'a> Session<'a> {
         let tests = (self.inputs, self.tests);
         let go_on = || self.observer.event(&Event::Progress { bytes: 0 }) == Control::Continue;
         let cancelled = || AdaptError::Cancelled { step: self.saved.unwrap_or(0) };
-        score::of_task(&self.blend, &mut self.learner, tests, task, tokens, &go_on)?.map_err(|()| cancelled())
+        score::of_task(&self.blend, &mut self.learner, tests, (task, None), tokens, &go_on)?
+            .map_err(|()| cancelled())
     }
 
     /// A step, and what is due after it.

@@ -12,6 +12,7 @@ use super::error::AdaptError;
 use crate::data::Task;
 use crate::data::shape::Kind;
 use crate::model::Parameters;
+use crate::statistics::Surgery;
 use crate::tune::learner::Learner;
 use crate::tune::micro::{Row, Rows};
 
@@ -65,7 +66,7 @@ impl Predictions {
 }
 
 /// What the model scores on the rows of a task, by its number among the inputs; none without rows for it. `Err(())` if `go_on`
-/// says no before the end.
+/// says no before the end. With `surgery` features are corrected before the head's last map reads them.
 ///
 /// # Errors
 /// If rows do not fit the model.
@@ -73,7 +74,7 @@ pub(super) fn of_task(
     blend: &Blend,
     learner: &mut Learner,
     (inputs, tests): (&[Task], &[Task]),
-    task: usize,
+    (task, surgery): (usize, Option<&Surgery>),
     tokens: u64,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Result<Option<Score>, ()>, AdaptError> {
@@ -85,7 +86,8 @@ pub(super) fn of_task(
         of.and_then(|task| blend.heads[task])
     };
     let heads: Vec<Option<u32>> = tests.iter().map(head).collect();
-    let mut scorer = Scorer { parameters: &blend.parameters, learner, tasks: tests, heads: &heads, tokens };
+    let mut scorer =
+        Scorer { parameters: &blend.parameters, learner, tasks: tests, heads: &heads, tokens, surgery };
     Ok(scorer.score(test, go_on)?.map(Some).ok_or(()))
 }
 
@@ -98,6 +100,8 @@ struct Scorer<'a> {
     heads: &'a [Option<u32>],
     /// Most tokens that pass at once.
     tokens: u64,
+    /// What corrects features.
+    surgery: Option<&'a Surgery>,
 }
 
 impl Scorer<'_> {
@@ -120,7 +124,10 @@ impl Scorer<'_> {
             match of.kind {
                 Kind::Generate => sums.words(self.learner, self.parameters, self.tasks.len(), task)?,
                 Kind::Classify | Kind::ImageClassify => {
-                    let logits = self.learner.classify(self.parameters)?;
+                    let surgery = self.surgery;
+                    let logits = self.learner.classify_through(self.parameters, &mut |features| {
+                        surgery.iter().for_each(|surgery| surgery.correct(features));
+                    })?;
                     let classes = logits.len() / passed.len().max(1);
                     let rows = logits.as_slice().chunks_exact(classes.max(1)).zip(passed);
                     rows.for_each(|(logits, row)| sums.classes(logits, of.label(row.row)));

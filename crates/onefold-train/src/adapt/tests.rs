@@ -24,6 +24,7 @@ use onefold_checkpoint::Checkpoint;
 mod golden;
 mod laws;
 mod refusals;
+mod surgery;
 
 /// A base with two experts that differ from it a little, and two tasks with inputs.
 struct World {

@@ -181,12 +181,37 @@ impl<E: Embed> Model<E> {
     /// # Errors
     /// If the batch does not fit the model, or the head gives no such scores.
     pub fn classify(&mut self, parameters: &Parameters, batch: &E::Batch) -> Result<&Buffer, ModelError> {
+        self.classify_through(parameters, batch, &mut |_| {})
+    }
+
+    /// The same; `between` sees the features of all answers, `[answers, width]`, and may change them. Features are what the last
+    /// map of the head reads: pooled, and past the head's dense layer if it has one.
+    ///
+    /// # Errors
+    /// As [`Model::classify`].
+    pub fn classify_through(
+        &mut self,
+        parameters: &Parameters,
+        batch: &E::Batch,
+        between: &mut dyn FnMut(&mut [f32]),
+    ) -> Result<&Buffer, ModelError> {
         let Self { tower, heads, .. } = self;
         let Head::Classes(head, saved) = heads.head() else { return Err(ModelError::NoClassHead) };
         tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
-            head.forward(pass, hidden, saved);
+            head.forward_through(pass, hidden, saved, between);
             Ok(())
         })?;
         Ok(saved.logits())
+    }
+
+    /// Width of these features.
+    ///
+    /// # Errors
+    /// If the head in use does not score classes for each sequence or image.
+    pub fn feature_width(&self) -> Result<usize, ModelError> {
+        match self.heads.used() {
+            Head::Classes(head, _) if head.scores().2 => Ok(head.width()),
+            _ => Err(ModelError::NoClassHead),
+        }
     }
 }

@@ -27,4 +27,4 @@ pub use file::{Kind, Statistics, Stored, save};
 pub use fisher::{Diagonal, Fisher, FisherKind, FisherSettings};
 pub use gram::{Gram, Grams};
 pub use nodes::{LayerNodes, MaskNodes, NodeFactors};
-pub use surgery::{Surgery, SurgeryError, SurgerySettings};
+pub use surgery::{Learning as SurgeryLearning, Surgery, SurgeryError, SurgerySettings};

@@ -99,11 +99,23 @@ impl Learner {
         }
     }
 
-    /// Scores of classes `[rows, classes]` of the batch.
-    pub(crate) fn classify(&mut self, parameters: &Parameters) -> Result<&Buffer, ModelError> {
+    /// Scores of classes `[rows, classes]` of the batch; `between` sees the features before the head's last map.
+    pub(crate) fn classify_through(
+        &mut self,
+        parameters: &Parameters,
+        between: &mut dyn FnMut(&mut [f32]),
+    ) -> Result<&Buffer, ModelError> {
         match self {
-            Self::Text(model, batch) => model.classify(parameters, batch),
-            Self::Images(model, batch, _) => model.classify(parameters, batch),
+            Self::Text(model, batch) => model.classify_through(parameters, batch, between),
+            Self::Images(model, batch, _) => model.classify_through(parameters, batch, between),
+        }
+    }
+
+    /// Width of these features.
+    pub(crate) fn feature_width(&self) -> Result<usize, ModelError> {
+        match self {
+            Self::Text(model, _) => model.feature_width(),
+            Self::Images(model, ..) => model.feature_width(),
         }
     }
 

@@ -29,6 +29,7 @@ pub fn page(metrics: &str, record: &Json, learnt: Option<&Coefficients>) -> Stri
     let sections = [
         tasks(record),
         measured(&record["result"]["measured"]),
+        surgery(&record["result"]["surgery"]),
         learnt.and_then(|learnt| heat(learnt, record)),
         trained(&lines, "Loss on the inputs", "Means since the line before in the log.", "loss"),
         learnt.and_then(|_| scored(&lines, "Accuracy", "On the rows of `test`.", "accuracy", Unit::Share)),
@@ -75,22 +76,25 @@ fn tasks(record: &Json) -> Option<Value> {
     let result = &record["result"];
     let scores = result["tasks"].as_object().filter(|scores| !scores.is_empty())?;
     let share = |value: &Json| value.as_f64().map_or("–".to_owned(), percent);
+    let corrected = scores.values().any(|of| !of["surgery"].is_null());
     let row = |(name, of): (&String, &Json)| {
         let (expert, after) = (of["expert"]["accuracy"].as_f64(), of["after"]["accuracy"].as_f64());
         let part =
             expert.zip(after).filter(|(expert, _)| *expert > 0.0).map(|(expert, after)| after / expert);
-        vec![
-            plain(tidy(name, 60)),
-            plain(share(&of["expert"]["accuracy"])),
-            plain(share(&of["before"]["accuracy"])),
-            plain(share(&of["after"]["accuracy"])),
+        let mut cells = vec![plain(tidy(name, 60))];
+        cells.extend(["expert", "before", "after"].map(|part| plain(share(&of[part]["accuracy"]))));
+        cells.extend(corrected.then(|| plain(share(&of["surgery"]["accuracy"]))));
+        cells.extend([
             plain(part.map_or("–".to_owned(), percent)),
             plain(of["before"]["entropy"].as_f64().map_or("–".to_owned(), number)),
             plain(of["after"]["entropy"].as_f64().map_or("–".to_owned(), number)),
             plain(of["after"]["predictions"]["spread"].as_f64().map_or("–".to_owned(), percent)),
-        ]
+        ]);
+        cells
     };
-    let head = ["<task", "expert", "before", "after", "of its expert", "entropy before", "after", "spread"];
+    let mut head = vec!["<task", "expert", "before", "after"];
+    head.extend(corrected.then_some("with surgery"));
+    head.extend(["of its expert", "entropy before", "after", "spread"]);
     let models = match result["measured"] {
         Json::Null => "of the model with the coefficients as they began, and as they were learnt",
         _ => "of the plain mean of all experts, and of the merged model",
@@ -122,6 +126,25 @@ fn measured(files: &Json) -> Option<Value> {
     let note = "Of each expert on its own task's inputs.";
     let table = table(&head, files.iter().map(row).collect(), true);
     Some(context! { title => "Measured", note, table })
+}
+
+/// How features were corrected.
+fn surgery(found: &Json) -> Option<Value> {
+    let found = found.as_array().filter(|found| !found.is_empty())?;
+    let word = |value: &Json| plain(tidy(value.as_str().unwrap_or_default(), 80));
+    let row = |of: &Json| {
+        let distance = |when: &str| plain(of["distance"][when].as_f64().map_or("–".to_owned(), number));
+        let counts = ["examples", "rank", "parameters"].map(|key| plain(of[key].to_string()));
+        let mut cells = vec![word(&of["task"]), word(&of["module"])];
+        cells.extend(counts);
+        cells.extend([distance("before"), distance("after"), word(&of["file"])]);
+        cells
+    };
+    let head = ["<task", "<module", "inputs", "rank", "parameters", "distance", "with surgery", "<file"];
+    let note = "A module for each task corrects what the head's last linear map reads. Distance: mean |z − z'| of the merged model's \
+                features z from its expert's z', on the inputs.";
+    let table = table(&head, found.iter().map(row).collect(), true);
+    Some(context! { title => "Surgery", note, table })
 }
 
 fn entropy(lines: &[Json]) -> Option<Value> {
@@ -248,16 +271,22 @@ mod tests {
                 json!({"kind": "train", "step": step, "tasks": train, "coefficients": means})
             );
         }
+        let tasks = json!({"one": {"expert": score(0.9), "before": score(0.2), "after": score(0.6), "surgery": score(0.7)}});
+        let surgery = json!({
+            "task": "one", "module": "<classifier>", "rank": 16, "parameters": 1024, "examples": 9,
+            "distance": {"before": 0.5, "after": 0.25}, "file": "one/surgery.safetensors",
+        });
         let record = json!({
             "title": "<script>", "command": "onefold adapt r.yaml -o out",
             "recipe": {"merge_method": "adamerging", "granularity": "tensor", "objective": "entropy"},
-            "result": {"steps": 4, "tasks": {"one": {"expert": score(0.9), "before": score(0.2), "after": score(0.6)}}},
+            "result": {"steps": 4, "tasks": tasks, "surgery": [surgery]},
             "run": {"time": "1 s"}, "warnings": ["task `two` seems to have collapsed"],
         });
         let html = page(&metrics, &record, Some(&coefficients()));
         balanced(&html);
         for title in [
             "Tasks",
+            "Surgery",
             "Coefficients",
             "Loss on the inputs",
             "Accuracy",
@@ -268,7 +297,8 @@ mod tests {
         ] {
             assert!(html.contains(&format!(">{title}</h2>")), "{title}");
         }
-        assert!(!html.contains("<script>") && html.contains("collapsed"));
+        assert!(!html.contains("<script>") && !html.contains("<classifier>") && html.contains("collapsed"));
+        assert!(html.contains("with surgery") && html.contains("70.0 %"));
         assert!(html.contains("66.7 %") || html.contains("67 %"), "the share of its expert");
     }
 

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use super::show::{lambda, tidy};
+use super::show::{lambda, percent, tidy};
 
 /// What the card says.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,8 @@ pub struct CardInfo {
     pub coefficients: Vec<f64>,
     /// Of an EMR artefact: its tasks with their factors, in the order of `experts`.
     pub tasks: Vec<(String, f64)>,
+    /// What the tasks score, if they were scored.
+    pub scores: Vec<CardScores>,
     /// The new model's licence as a hub identifier; never inferred.
     pub license: Option<String>,
     /// Hub task, for example `text-generation`, if known.
@@ -34,6 +36,21 @@ pub struct CardInfo {
     pub command: Option<String>,
     /// Version of onefold.
     pub version: String,
+}
+
+/// Accuracies of a task.
+#[derive(Clone, Debug, Default)]
+pub struct CardScores {
+    /// The task.
+    pub task: String,
+    /// Of its expert.
+    pub expert: Option<f64>,
+    /// Of what was before the merge.
+    pub before: Option<f64>,
+    /// Of the merged model.
+    pub after: Option<f64>,
+    /// Of the merged model with its features corrected.
+    pub surgery: Option<f64>,
 }
 
 /// One model that went in.
@@ -61,6 +78,7 @@ pub fn model_card(info: &CardInfo) -> String {
     section("## Merge Details", &licences(info));
     section("### Merge Method", &method(info));
     section("### Models Merged", &models(info));
+    section("### Scores", &scores(info));
     section("### Configuration", &fenced("yaml", &info.recipe));
     section("## Reproduce", &reproduce(info));
     card
@@ -168,6 +186,34 @@ fn models(info: &CardInfo) -> String {
         format!("* {}{weight}{}\n", mention(expert), task.unwrap_or_default())
     };
     info.experts.iter().enumerate().map(line).collect()
+}
+
+/// Accuracies as a table, with a column for corrected features where there are some.
+fn scores(info: &CardInfo) -> String {
+    if info.scores.is_empty() {
+        return String::new();
+    }
+    let corrected = info.scores.iter().any(|scores| scores.surgery.is_some());
+    let mut head = vec!["task", "expert", "before", "after"];
+    head.extend(corrected.then_some("with surgery"));
+    let rule: Vec<&str> = head.iter().enumerate().map(|(i, _)| if i == 0 { "---" } else { "---:" }).collect();
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let text = |cells: &[&str]| line(&cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
+    let row = |scores: &CardScores| {
+        let share = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
+        let mut cells = vec![code(&scores.task).replace('|', "\\|")];
+        cells.extend([scores.expert, scores.before, scores.after].map(share));
+        cells.extend(corrected.then(|| share(scores.surgery)));
+        line(&cells)
+    };
+    let rows: String = info.scores.iter().map(row).collect();
+    let note = if corrected {
+        "\nWith surgery: with the correction of features in `surgery.safetensors` beside the task's model, which transformers does not \
+         apply by itself: z − relu(z·downᵀ)·upᵀ of what the head's last linear map reads.\n"
+    } else {
+        ""
+    };
+    format!("Accuracy on the rows of `test`.\n\n{}{}{rows}{note}", text(&head), text(&rule))
 }
 
 fn licences(info: &CardInfo) -> String {

@@ -39,7 +39,7 @@ mod warnings;
 use serde::Serialize;
 
 pub use bounds::{Bound, metagpt_lambda, upper_bound};
-pub use card::{CardInfo, CardSource, model_card};
+pub use card::{CardInfo, CardScores, CardSource, model_card};
 pub use derived::{Block, Coefficient, Derived, Displacement, ExpertFigures, derive};
 pub use gather::{count, of_merge};
 pub use health::{CopiedTensor, DtypeCount, Health, TensorHealth, Totals};

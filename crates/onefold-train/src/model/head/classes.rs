@@ -81,6 +81,17 @@ impl ClassHead {
 
     /// Scores `[answers, classes]`.
     pub(in crate::model) fn forward(&self, pass: &Pass<'_>, hidden: &Buffer, saved: &mut ClassSaved) {
+        self.forward_through(pass, hidden, saved, &mut |_| {});
+    }
+
+    /// The same; `between` sees what the map reads, `[answers, width]`, and may change it.
+    pub(in crate::model) fn forward_through(
+        &self,
+        pass: &Pass<'_>,
+        hidden: &Buffer,
+        saved: &mut ClassSaved,
+        between: &mut dyn FnMut(&mut [f32]),
+    ) {
         self.pool(pass, hidden, saved);
         let ClassSaved { pooled, features, logits, dense, linear, scratch, .. } = saved;
         let mut x = &mut *pooled;
@@ -94,6 +105,7 @@ impl ClassHead {
         if let Some(dropout) = pass.dropout(self.dropout[1], Site::Features) {
             dropout.apply(x);
         }
+        between(x.as_mut_slice());
         self.map.forward(pass, x, logits, linear, scratch);
     }
 
@@ -172,6 +184,11 @@ impl ClassHead {
     /// Scores of each answer, what they mean, and whether there is one answer for each sequence or for each row.
     pub(in crate::model) fn scores(&self) -> (usize, Problem, bool) {
         (self.map.outputs(), self.problem, self.pooling.is_some())
+    }
+
+    /// Width of what the map reads.
+    pub(in crate::model) fn width(&self) -> usize {
+        self.map.inputs()
     }
 
     fn answers(&self, count: usize) -> Answers {

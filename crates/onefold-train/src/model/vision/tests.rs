@@ -172,3 +172,21 @@ fn what_does_not_fit_is_an_error_before_anything_is_computed() {
     let error = VisionModel::new(&text).unwrap_err().to_string();
     assert_eq!(error, "a model of type `bert` does not classify images");
 }
+
+/// Of vit it is the class row after the last norm.
+#[test]
+fn features_are_the_inputs_of_the_classifier() {
+    let golden = Golden::open("vit");
+    let parameters = golden.parameters(|_| false);
+    let mut model = VisionModel::new(&parameters).unwrap();
+    let (width, batch) = (model.feature_width().unwrap(), batch(&golden, &[0, 1]));
+    let mut features = Vec::new();
+    let show = &mut |found: &mut [f32]| features.extend_from_slice(found);
+    let scores = model.classify_through(&parameters, &batch, show).unwrap().to_vec();
+    golden.assert_close(&scores, &golden.numbers("logits"));
+    let rows = model.rows();
+    let hidden = model.hidden(&parameters, &batch).unwrap().to_vec();
+    let first: Vec<f32> =
+        hidden.chunks_exact(rows * width).flat_map(|image| image[..width].to_vec()).collect();
+    assert_eq!(features, first);
+}

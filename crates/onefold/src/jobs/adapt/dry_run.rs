@@ -4,6 +4,7 @@ use onefold_train::adapt::Memory;
 use serde_json::{Value, json};
 
 use super::products::Product;
+use super::surgery::Surgeries;
 use super::{Data, Session};
 use crate::jobs::show_bytes;
 use crate::progress::Failure;
@@ -12,15 +13,17 @@ use crate::progress::Failure;
 const FIXED: u64 = 32 << 20;
 
 /// What it takes, by what it is for.
-fn parts(memory: &Memory) -> [(&'static str, u64); 5] {
-    let Memory { parameters, gradients, activations, data } = *memory;
-    [
+fn parts(memory: &Memory) -> Vec<(&'static str, u64)> {
+    let Memory { parameters, gradients, activations, data, surgery } = *memory;
+    let surgery = (surgery > 0).then_some(("features of the surgery", surgery));
+    let always = [
         ("merged model", parameters),
         ("gradients and sums", gradients),
         ("activations", activations),
         ("data", data),
         ("the program", FIXED),
-    ]
+    ];
+    always.into_iter().chain(surgery).collect()
 }
 
 /// All memory but that of mapped files.
@@ -33,22 +36,24 @@ pub(super) fn check(memory: &Memory, limit: Option<u64>, what: &str, remedy: &st
     let Some(limit) = limit.filter(|limit| total(memory) > *limit) else { return Ok(()) };
     let parts: Vec<String> =
         parts(memory).iter().map(|(name, bytes)| format!("{name} {}", show_bytes(*bytes))).collect();
+    let of_surgery =
+        if memory.surgery > 0 { ", or fewer `surgery.steps`, which see fewer inputs" } else { "" };
     Err(Failure::usage(format!(
-        "--max-memory {}: {what} needs {} ({}); {remedy}",
+        "--max-memory {}: {what} needs {} ({}); {remedy}{of_surgery}",
         show_bytes(limit),
         show_bytes(total(memory)),
         parts.join(", ")
     )))
 }
 
-/// Shows the plan; `lines` and `facts` are of what is done.
+/// Shows the plan; lines and facts are of what is done on the way to the merge.
 pub(super) fn show(
     session: &Session<'_>,
     data: &Data,
     products: &[Product],
     memory: &Memory,
-    lines: &[(&str, String)],
-    mut facts: Value,
+    (lines, mut facts): (Vec<(&str, String)>, Value),
+    surgeries: Option<&Surgeries>,
 ) {
     let shell = session.shell;
     let tasks: Vec<_> = (data.inputs.iter())
@@ -64,8 +69,10 @@ pub(super) fn show(
             .map(|(task, test)| json!({"task": task.name, "kind": task.kind, "inputs": task.train.len(), "test": test}))
             .collect();
         facts["tasks"] = json!(tasks);
+        surgeries.iter().for_each(|surgeries| facts["surgery"] = surgeries.facts());
         facts["products"] = products.iter().map(|product| json!(product.dir)).collect();
-        let parts = parts(memory).map(|(name, bytes)| json!({"what": name, "bytes": bytes}));
+        let parts: Vec<_> =
+            parts(memory).iter().map(|(name, bytes)| json!({"what": name, "bytes": bytes})).collect();
         facts["memory"] = json!({"parts": parts, "total": total(memory)});
         shell.event("plan", &facts);
         return;
@@ -75,7 +82,8 @@ pub(super) fn show(
     line("output", session.args.output.display().to_string());
     line("base", session.base().label.clone());
     line("experts", session.experts().iter().map(|model| model.label.clone()).collect::<Vec<_>>().join(", "));
-    lines.iter().for_each(|(name, value)| line(name, value.clone()));
+    lines.into_iter().for_each(|(name, value)| line(name, value));
+    surgeries.iter().for_each(|surgeries| line("surgery", surgeries.told()));
     for (task, test) in tasks {
         let of_test = if test == 0 { "not scored".to_owned() } else { format!("scored on {test}") };
         line(&task.name, format!("{}: {} inputs, {of_test}", task.kind.name(), task.train.len()));

@@ -1,11 +1,12 @@
 //! Coefficients are learnt: inputs → coefficients → the merge that they make.
 
 use onefold_checkpoint::output::RunDir;
-use onefold_train::adapt::{self, AdaptError, Adapted, Blend, Job};
+use onefold_train::adapt::{self, AdaptError, Adapted, Blend, Granularity, Job, Method, Scoring};
 use serde_json::{Map, Value, json};
 
 use super::products::{self, COEFFICIENTS, Product, Weights};
-use super::record::Record;
+use super::record::{Failed, Record};
+use super::surgery::Surgeries;
 use super::{Data, Ready, Session, dry_run, refused};
 use crate::jobs::{place, show_bytes};
 use crate::progress::Failure;
@@ -21,12 +22,14 @@ pub(super) fn run(session: &Session<'_>, learning: &Learning, ready: &Ready) -> 
     // What cannot be merged is known before anything is learnt.
     let any = Weights::Learnt(products::none(session, blend.groups()));
     products.iter().try_for_each(|product| product.plan(session, &any).map(drop))?;
-    let memory = adapt::memory(&blend, &data.inputs, settings, session.source()).map_err(refused)?;
+    let mut memory = adapt::memory(&blend, &data.inputs, settings, session.source()).map_err(refused)?;
+    let surgeries = Surgeries::of(session, &blend, data)?;
+    memory.surgery = surgeries.as_ref().map_or(0, Surgeries::bytes);
     let remedy = "take a smaller `batch.tokens` or `batch.length`, or `gradient_checkpointing: true`";
     dry_run::check(&memory, session.common.max_memory, "learning", remedy)?;
     if args.dry_run {
-        let (lines, facts) = told(learning, &blend, data);
-        dry_run::show(session, data, &products, &memory, &lines, facts);
+        let told = told(learning, &blend, data);
+        dry_run::show(session, data, &products, &memory, told, surgeries.as_ref());
         return Ok(());
     }
     let run = place::open_run(&args.output, &ready.job, &ready.read, args.force)?;
@@ -42,7 +45,7 @@ pub(super) fn run(session: &Session<'_>, learning: &Learning, ready: &Ready) -> 
     });
     let adapted = adapted.map_err(|error| interrupted(&run, error))?;
     let record = Record { session, ready, products: &products, memory: &memory, kept: adapted.kept };
-    finish(&record, run, &adapted)
+    finish(&record, run, &adapted, settings.tokens, surgeries.as_ref())
 }
 
 /// What will be done, for people and for programs.
@@ -80,25 +83,41 @@ fn interrupted(run: &RunDir, error: AdaptError) -> Failure {
 }
 
 /// Writes the output and all that explains it, and moves it to its place.
-fn finish(record: &Record<'_>, run: RunDir, adapted: &Adapted) -> Result<(), Failure> {
-    let session = record.session;
-    let metrics = record.metrics(&run)?;
+fn finish(
+    record: &Record<'_>,
+    run: RunDir,
+    adapted: &Adapted,
+    tokens: u64,
+    surgeries: Option<&Surgeries>,
+) -> Result<(), Failure> {
+    let Record { session, ready: Ready { data, .. }, .. } = *record;
+    let place = run.path().to_owned();
     let learnt = products::learnt(session, adapted);
     let result = json!({"steps": adapted.steps, "kept": adapted.kept, "ended": adapted.ended});
-    let written = record.json(&metrics, result);
     let one = if adapted.lambda.len() == 1 { adapted.lambda[0].clone() } else { Vec::new() };
     let weights = Weights::Learnt(learnt.clone());
+    let mut told = Value::Null;
     record.finish(run, |made| {
         record.write_products(&weights, made)?;
+        if let Some(surgeries) = surgeries {
+            let blend =
+                session.blend(data, Method::AdaMerging, Granularity::Model).map_err(Failed::Merged)?;
+            let (tasks, source) = ((&data.inputs[..], &data.tests[..]), session.source());
+            let scoring = Scoring::go_on(blend, tasks, tokens, source, &place, session.shell);
+            let mut scoring = scoring.map_err(|error| Failed::Merged(refused(error)))?;
+            surgeries.operate(record, &mut scoring, made)?;
+        }
+        let metrics = record.metrics(&place).map_err(Failed::Merged)?;
+        told = record.json(&metrics, result);
         record.add(made, COEFFICIENTS, learnt.to_json(&about(record, adapted)).as_bytes())?;
-        let page = report::adapt::page(&metrics, &written, Some(&learnt));
-        record.explain(made, &metrics, &page, &written, one)
+        let page = report::adapt::page(&metrics, &told, Some(&learnt));
+        record.explain(made, &metrics, &page, &told, one)
     })?;
     let mut text = counted(adapted.steps, "step");
     if let Some(why) = &adapted.ended {
         text += &format!("; ended early: {why}; the coefficients are those of step {}", adapted.kept);
     }
-    record.tell(&text, &written);
+    record.tell(&text, &told);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::products::{Product, STATISTICS, Weights, statistics_name};
 use super::record::{Failed, Record};
+use super::surgery::{Surgeries, unreadable};
 use super::{Ready, Session, dry_run, expert, refused};
 use crate::jobs::fingerprint::of_file;
 use crate::jobs::place;
@@ -32,8 +33,12 @@ pub(super) fn run(session: &Session<'_>, measured: &Measured, ready: &Ready) -> 
     let products = Product::all(session, data);
     products.iter().try_for_each(|product| product.plan(session, &Weights::unmeasured(session)).map(drop))?;
     let (measure, tokens, source) = (measured.measure, measured.tokens, session.source());
-    let memory =
-        adapt::measuring_memory(measure, &blend()?, &data.inputs, tokens, source).map_err(refused)?;
+    let merged = blend()?;
+    let mut memory =
+        adapt::measuring_memory(measure, &merged, &data.inputs, tokens, source).map_err(refused)?;
+    let surgeries = Surgeries::of(session, &merged, data)?;
+    drop(merged);
+    memory.surgery = surgeries.as_ref().map_or(0, Surgeries::bytes);
     let remedy = "take a smaller `batch.tokens`, `batch.length` or `statistics.batch`";
     dry_run::check(&memory, session.common.max_memory, "measuring", remedy)?;
     if args.dry_run {
@@ -42,7 +47,8 @@ pub(super) fn run(session: &Session<'_>, measured: &Measured, ready: &Ready) -> 
         let how = options.as_object().into_iter().flatten();
         let how: Vec<String> = how.map(|(key, value)| format!("{key} {value}").replace('"', "")).collect();
         let how = if how.is_empty() { String::new() } else { format!(" ({})", how.join(", ")) };
-        dry_run::show(session, data, &products, &memory, &[("measured", format!("{what}{how}"))], facts);
+        let told = (vec![("measured", format!("{what}{how}"))], facts);
+        dry_run::show(session, data, &products, &memory, told, surgeries.as_ref());
         return Ok(());
     }
     let run = place::open_run(&args.output, &ready.job, &ready.read, args.force)?;
@@ -56,7 +62,7 @@ pub(super) fn run(session: &Session<'_>, measured: &Measured, ready: &Ready) -> 
     }
     scoring.before(&experts).map_err(refused)?;
     let record = Record { session, ready, products: &products, memory: &memory, kept: 1 };
-    finish(&record, run, &files, scoring)
+    finish(&record, run, &files, scoring, surgeries.as_ref())
 }
 
 /// Refuses tasks without inputs.
@@ -128,6 +134,7 @@ fn finish(
     run: RunDir,
     files: &[Arc<File>],
     mut scoring: Scoring<'_>,
+    surgeries: Option<&Surgeries>,
 ) -> Result<(), Failure> {
     let place = run.path().to_owned();
     let weights = Weights::Measured(files.iter().cloned().map(Some).collect());
@@ -137,7 +144,10 @@ fn finish(
         let merged = Product::trunk(record.products).map_or_else(|| made.to_owned(), |dir| made.join(dir));
         let checkpoint = Checkpoint::open(&merged).map_err(|errors| Failed::Merged(unreadable(&errors)))?;
         scoring.after(&checkpoint).map_err(|error| Failed::Merged(refused(error)))?;
-        let metrics = record.metrics_at(&place).map_err(Failed::Merged)?;
+        if let Some(surgeries) = surgeries {
+            surgeries.operate(record, &mut scoring, made)?;
+        }
+        let metrics = record.metrics(&place).map_err(Failed::Merged)?;
         keep(record, files, made)?;
         told = record.json(&metrics, result(record, files));
         let page = report::adapt::page(&metrics, &told, None);
@@ -146,10 +156,6 @@ fn finish(
     let text = format!("{} measured", counted(files.len() as u64, "expert"));
     record.tell(&text, &told);
     Ok(())
-}
-
-fn unreadable(errors: &[CheckpointError]) -> Failure {
-    Failure::Job(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
 /// Gives the files of statistics their places in the output.

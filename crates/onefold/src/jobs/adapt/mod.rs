@@ -1,11 +1,12 @@
-//! `onefold adapt`: recipe → models, inputs → coefficients (`learn`) or statistics (`measure`) → the merge that they make, and
-//! report.
+//! `onefold adapt`: recipe → models, inputs → coefficients (`learn`) or statistics (`measure`) → the merge that they make,
+//! corrections of its features (`surgery`) if they are asked for, and report.
 
 mod dry_run;
 mod learn;
 mod measure;
 mod products;
 mod record;
+mod surgery;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -4,7 +4,7 @@
 //! One model, if all that is told is told by the model's own words or by one head; else one for each head, in a directory of its
 //! task's name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -84,7 +84,15 @@ impl Product {
         found.and_then(|product| product.dir.as_deref())
     }
 
-    fn expert(&self) -> Option<usize> {
+    /// Where the model with the head of an expert lies in `made`, the directory of the whole output.
+    pub(super) fn place(products: &[Self], expert: usize, made: &Path) -> PathBuf {
+        let found = products.iter().find(|product| product.expert() == Some(expert));
+        let dir = found.and_then(|product| product.dir.as_deref());
+        dir.map_or_else(|| made.to_owned(), |dir| made.join(dir))
+    }
+
+    /// The expert whose head it has.
+    pub(super) fn expert(&self) -> Option<usize> {
         self.head.as_ref().map(|(expert, _)| *expert)
     }
 

@@ -11,12 +11,12 @@ use serde_json::{Map, Value, json};
 
 use super::dry_run::total;
 use super::products::{Product, Weights};
-use super::{Ready, Session};
+use super::{Ready, Session, surgery};
 use crate::jobs::fingerprint::fingerprints;
 use crate::jobs::{memory, quoted, show_bytes};
 use crate::models::Model;
 use crate::progress::Failure;
-use crate::report::{self, CardInfo, CardSource};
+use crate::report::{self, CardInfo, CardScores, CardSource};
 
 /// A job that is over but for its result.
 pub(super) struct Record<'a> {
@@ -41,13 +41,8 @@ impl From<CheckpointError> for Failed {
 }
 
 impl Record<'_> {
-    /// The text of the log.
-    pub(super) fn metrics(&self, run: &RunDir) -> Result<String, Failure> {
-        self.metrics_at(run.path())
-    }
-
-    /// The same of the directory of a run.
-    pub(super) fn metrics_at(&self, run: &Path) -> Result<String, Failure> {
+    /// The text of the log in the directory of a run.
+    pub(super) fn metrics(&self, run: &Path) -> Result<String, Failure> {
         let path = run.join(METRICS);
         let read = std::fs::read(&path).map_err(CheckpointError::io(&path, "read")).map_err(Failure::job)?;
         Ok(String::from_utf8_lossy(&read).into_owned())
@@ -98,7 +93,7 @@ impl Record<'_> {
         let add = |name: &str, bytes: &[u8]| self.add(made, name, bytes);
         add(METRICS, metrics.as_bytes())?;
         add("recipe.yaml", self.session.recipe.text.as_bytes())?;
-        add("README.md", report::model_card(&self.card(coefficients)).as_bytes())?;
+        add("README.md", report::model_card(&self.card(coefficients, record)).as_bytes())?;
         add("report.html", page.as_bytes())?;
         add("onefold.json", &pretty(record))
     }
@@ -114,12 +109,12 @@ impl Record<'_> {
                     scores[part]["entropy"].as_f64().map_or("–".to_owned(), |e| format!("entropy {e:.3}"))
                 }
             };
-            shell.say(&format!(
-                "  {task}: {} → {}, its expert {}",
-                figure("before"),
-                figure("after"),
-                figure("expert")
-            ));
+            let corrected = match scores["surgery"] {
+                Value::Null => String::new(),
+                _ => format!(", with surgery {}", figure("surgery")),
+            };
+            let [before, after, expert] = ["before", "after", "expert"].map(figure);
+            shell.say(&format!("  {task}: {before} → {after}{corrected}, its expert {expert}"));
         }
         shell.event("result", &record["result"]);
         shell.event("done", &args.output.display().to_string());
@@ -160,7 +155,7 @@ impl Record<'_> {
         facts
     }
 
-    fn card(&self, coefficients: Vec<f64>) -> CardInfo {
+    fn card(&self, coefficients: Vec<f64>, record: &Value) -> CardInfo {
         let source = |model: &Model| CardSource {
             name: model.label.clone(),
             local: model.local,
@@ -173,6 +168,7 @@ impl Record<'_> {
             base: Some(source(self.session.base())),
             experts: experts.into_iter().map(source).collect(),
             coefficients,
+            scores: card_scores(record),
             recipe: self.session.recipe.text.clone(),
             command: Some(self.command()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -188,7 +184,9 @@ impl Record<'_> {
             .map(|model| (model.label.clone(), json!(fingerprints(model))))
             .collect();
         result["products"] = self.products.iter().map(|product| json!(product.dir)).collect();
-        result["tasks"] = scores(metrics, self.kept);
+        let lines = lines(metrics);
+        result["tasks"] = scores(&lines, self.kept);
+        surgery::result(self, &lines).into_iter().for_each(|found| result["surgery"] = found);
         let of_task =
             |task: &Task| json!({"task": task.name, "inputs": task.train.len(), "counts": task.counts});
         json!({
@@ -212,15 +210,14 @@ fn lines(metrics: &str) -> Vec<Value> {
     metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Of each task that is scored: its expert, the model before learning and after it.
-fn scores(metrics: &str, kept: u64) -> Value {
-    let lines = lines(metrics);
+/// Of each task that is scored: its expert, the model before learning and after it, and the latter with its features corrected.
+fn scores(lines: &[Value], kept: u64) -> Value {
     let mut tasks: Map<String, Value> = Map::new();
-    for line in &lines {
+    for line in lines {
         match line["kind"].as_str() {
-            Some("expert") => {
+            Some(kind @ ("expert" | "surgery")) if !line["score"].is_null() => {
                 let task = line["task"].as_str().unwrap_or_default().to_owned();
-                tasks.entry(task).or_insert_with(|| json!({}))["expert"] = line["score"].clone();
+                tasks.entry(task).or_insert_with(|| json!({}))[kind] = line["score"].clone();
             }
             Some("score") => {
                 for (task, score) in line["tasks"].as_object().into_iter().flatten() {
@@ -250,6 +247,18 @@ fn warnings(metrics: &str) -> Vec<String> {
         Some(format!("task `{task}` seems to have collapsed: {}", predictions.collapse()?))
     };
     tasks.filter_map(collapse).collect()
+}
+
+/// Accuracies of the tasks, for the card.
+fn card_scores(record: &Value) -> Vec<CardScores> {
+    let tasks = record["result"]["tasks"].as_object().into_iter().flatten();
+    let of = |(task, scores): (&String, &Value)| {
+        let of = |part: &str| scores[part]["accuracy"].as_f64();
+        let [expert, before, after, surgery] = ["expert", "before", "after", "surgery"].map(of);
+        CardScores { task: task.clone(), expert, before, after, surgery }
+    };
+    let all = tasks.map(of).filter(|scores| scores.after.is_some());
+    all.collect()
 }
 
 fn pretty(value: &Value) -> Vec<u8> {

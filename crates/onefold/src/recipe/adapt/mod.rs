@@ -1,11 +1,13 @@
 //! Recipes of merges that look at the tasks' inputs: a merge recipe's models, the inputs, and what is done with them. There are
-//! two roads: coefficients are learnt (AdaMerging, `learn`), or experts are measured (Fisher merging and RegMean, `measure`).
+//! two roads: coefficients are learnt (AdaMerging, `learn`), or experts are measured (Fisher merging and RegMean, `measure`). After
+//! either features may be corrected (`surgery`).
 //!
 //! Values have the library's own types (`onefold_train::adapt::Settings`). What a recipe leaves out is the paper's choice, or the
 //! library's default with its reason; [`AdaptRecipe::to_yaml`] gives the recipe back with all of it.
 
 mod learn;
 mod measure;
+mod surgery;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ use onefold_merge::methods::measured;
 use onefold_merge::params::Level;
 use onefold_train::adapt::{Aim, Clamp, Granularity, Method};
 use onefold_train::data::tokenize::TooLong;
+use onefold_train::statistics::SurgerySettings;
 
 pub use learn::Learning;
 pub use measure::Measured;
@@ -71,6 +74,8 @@ pub struct AdaptRecipe {
     pub road: Road,
     /// The tasks.
     pub tasks: Vec<TaskInputs>,
+    /// How features of the merged model are corrected; none: they are not.
+    pub surgery: Option<SurgerySettings>,
     /// Most tokens of a row.
     pub length: Option<usize>,
     /// What becomes of longer rows.
@@ -144,6 +149,7 @@ fn read(
     let samples = matches!(way, Way::Measure(_)).then_some(measure::SAMPLES);
     let tasks = tasks::read(&mut top, transductive, samples);
     check_names(&mut top, &models, &tasks);
+    let surgery = surgery::read(&mut top, seed);
     let Batch { rows, tokens, length, too_long } = batch(&mut top, way);
     let road = match way {
         Way::Learn(method) => Some(learn::read(&mut top, method, seed, tokens, rows, &tasks)),
@@ -159,6 +165,7 @@ fn read(
         models,
         road: road?,
         tasks,
+        surgery,
         length,
         too_long,
         transductive,

@@ -1,5 +1,5 @@
 use onefold_train::adapt::{Measure, Settings};
-use onefold_train::statistics::{FisherKind, FisherSettings};
+use onefold_train::statistics::{FisherKind, FisherSettings, SurgerySettings};
 
 use super::*;
 
@@ -150,5 +150,38 @@ fn each_road_has_its_keys() {
     ] {
         let found = parse(&MEASURED.replacen(from, to, 1), false).unwrap_err();
         assert!(found.contains(part), "{part}: {found}");
+    }
+}
+
+#[test]
+fn surgery_goes_with_both_roads() {
+    let with = |road: &str, surgery: &str| parse(&format!("{road}surgery: {surgery}\n"), false);
+    let learnt = RECIPE.replace("- ./c\n", "- {model: ./c}\n");
+    let plain = SurgerySettings { seed: 7, ..SurgerySettings::default() };
+    let own = SurgerySettings { rank: 4, steps: 20, batch: 8, learning_rate: 0.01, seed: 7 };
+    for road in [&learnt, MEASURED] {
+        for (text, expected) in [
+            ("true", Some(plain)),
+            ("{}", Some(plain)),
+            ("false", None),
+            ("{rank: 4, steps: 20, batch: 8, lr: 1e-2}", Some(own)),
+        ] {
+            let recipe = with(road, text).unwrap();
+            assert_eq!(recipe.surgery, expected, "{text}");
+            let again = parse(&recipe.to_yaml(), false).unwrap();
+            assert_eq!(AdaptRecipe { text: recipe.text.clone(), ..again }, recipe);
+        }
+        for (text, part) in [
+            ("{rnk: 3}", "did you mean `rank`?"),
+            ("{rank: 0}", "surgery.rank"),
+            ("{rank: 1000000}", "surgery.rank"),
+            ("{steps: 0}", "surgery.steps"),
+            ("{lr: 0}", "surgery.lr"),
+            ("16", "settings as in"),
+            ("[true]", "settings as in"),
+        ] {
+            let found = with(road, text).unwrap_err();
+            assert!(found.contains(part), "{text}: {found}");
+        }
     }
 }

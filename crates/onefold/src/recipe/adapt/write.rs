@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::measure::KINDS;
-use super::{AIMS, AdaptRecipe, CLAMPS, GRANULARITIES, Learning, Measured, Road, TaskInputs};
+use super::{AIMS, AdaptRecipe, CLAMPS, GRANULARITIES, Learning, Measured, Road, TaskInputs, surgery};
 use crate::recipe::keys::word;
 use crate::recipe::setting::Parameters;
 use crate::recipe::tune::TOO_LONG;
@@ -42,6 +42,7 @@ impl Serialize for AdaptRecipe {
             batch["too_long"] = json!(word(&TOO_LONG, &self.too_long));
         }
         put("batch", batch);
+        self.surgery.iter().for_each(|settings| put("surgery", surgery::written(settings)));
         recipe.extend(of_road);
         recipe.insert("seed".to_owned(), json!(self.seed()));
         recipe.serialize(serializer)

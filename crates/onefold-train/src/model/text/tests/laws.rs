@@ -234,3 +234,57 @@ fn what_does_not_fit_is_an_error_before_anything_is_computed() {
     let error = TextModel::new(&vision).unwrap_err().to_string();
     assert_eq!(error, "a model of type `vit` does not read text");
 }
+
+/// What `classify_through` shows is what the last map reads, and scores follow from what is left there.
+#[test]
+fn features_are_the_inputs_of_the_classifier() {
+    for name in ["bert", "roberta", "distilbert", "llama_classify"] {
+        let golden = Golden::open(name);
+        let parameters = golden.parameters(|_| true);
+        let mut model = TextModel::new(&parameters).unwrap();
+        let width = model.feature_width().unwrap();
+        let batch = batch(&golden);
+        let mut features = Vec::new();
+        let show = &mut |found: &mut [f32]| features.extend_from_slice(found);
+        let scores = model.classify_through(&parameters, &batch, show).unwrap().to_vec();
+        golden.assert_close(&scores, &golden.numbers("logits"));
+        golden.assert_close(&mapped(&parameters, Role::Head, &features, width), &golden.numbers("logits"));
+        let zeros =
+            model.classify_through(&parameters, &batch, &mut |found| found.fill(0.0)).unwrap().to_vec();
+        let nothing = vec![0.0; features.len()];
+        let expected: Vec<f64> =
+            mapped(&parameters, Role::Head, &nothing, width).into_iter().map(f64::from).collect();
+        golden.assert_close(&zeros, &expected);
+        if name == "bert" {
+            // Of bert it is what the pooler makes of the first row.
+            let hidden = model.hidden(&parameters, &batch).unwrap().to_vec();
+            let (mut first, mut begin) = (Vec::new(), 0);
+            for row in rows(&golden, 1.0) {
+                first.extend_from_slice(&hidden[begin..begin + width]);
+                begin += row.ids.len() * width;
+            }
+            let pooled = mapped(&parameters, Role::Pooler, &first, width);
+            let expected: Vec<f64> = pooled.into_iter().map(|v| f64::from(v.tanh())).collect();
+            golden.assert_close(&features, &expected);
+        }
+    }
+    for name in ["bert_tokens", "bert_masked"] {
+        let golden = Golden::open(name);
+        let model = TextModel::new(&golden.parameters(|_| false)).unwrap();
+        assert_eq!(model.feature_width().unwrap_err(), ModelError::NoClassHead, "{name}");
+    }
+}
+
+/// A linear map of the model, of rows `[n, width]`.
+fn mapped(parameters: &Parameters, role: Role, rows: &[f32], width: usize) -> Vec<f32> {
+    use crate::families::Half;
+    let find = |part| parameters.find(Half::Whole, None, role, part).map(|id| &parameters[id]);
+    let read = |parameter: &crate::model::Parameter| parameter.trained().unwrap().to_vec();
+    let weight = read(find(Part::Weight).unwrap());
+    let bias = find(Part::Bias).map_or(vec![0.0; weight.len() / width], read);
+    let one = |x: &[f32]| {
+        let dot = |row: &[f32]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>();
+        weight.chunks_exact(width).zip(&bias).map(|(row, bias)| dot(row) + bias).collect::<Vec<_>>()
+    };
+    rows.chunks_exact(width).flat_map(one).collect()
+}

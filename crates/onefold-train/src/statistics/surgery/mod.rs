@@ -10,6 +10,10 @@
 //! One correction belongs to one task: whoever runs the merged model has to know the task. All in f64, whose cost is nothing
 //! beside that of the features; rounded to f32 where it is saved or applied. The subgradient of |x| and of ReLU at 0 is 0.
 
+mod learn;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -19,7 +23,7 @@ use onefold_runtime::Stream;
 
 use super::error::StatisticsError;
 use super::file::{Kind, Statistics, Stored, save};
-use crate::data::shuffle::permutation;
+pub use learn::Learning;
 
 /// How a correction is learnt.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -127,19 +131,9 @@ impl Surgery {
         width: usize,
         settings: &SurgerySettings,
     ) -> Result<(Self, Vec<f64>), SurgeryError> {
-        let mut surgery = Self::new(width, settings.rank, settings.seed)?;
-        surgery.check((merged, expert))?;
-        let samples = merged.len() / width;
-        let size = settings.batch.clamp(1, samples);
-        let (mut adam, mut trace) = (Adam::new(settings.learning_rate, 2 * surgery.up.len()), Vec::new());
-        let mut rows = Rows { samples, seed: settings.seed, epoch: 0, left: Vec::new() };
-        for _ in 0..settings.steps {
-            let (loss, slope) = surgery.slope((merged, expert), &rows.next(size));
-            trace.push(loss);
-            let moves = adam.step(&slope);
-            surgery.down.iter_mut().chain(&mut surgery.up).zip(moves).for_each(|(w, by)| *w -= by);
-        }
-        Ok((surgery, trace))
+        let mut learning = Learning::new((merged, expert), width, settings)?;
+        let trace = (0..settings.steps).map(|_| learning.step()).collect();
+        Ok((learning.finish(), trace))
     }
 
     /// ẑ of features [samples, width].
@@ -148,12 +142,18 @@ impl Surgery {
     /// If they are not of the width.
     pub fn apply(&self, features: &[f32]) -> Result<Vec<f32>, SurgeryError> {
         self.check_width("features", features)?;
-        let mut out = Vec::with_capacity(features.len());
-        for z in features.chunks_exact(self.width) {
-            let hidden = self.hidden(z);
-            out.extend((0..self.width).map(|i| self.corrected(z, &hidden, i) as f32));
-        }
+        let mut out = features.to_vec();
+        self.correct(&mut out);
         Ok(out)
+    }
+
+    /// Corrects features [samples, width] where they stand; a rest that is no whole row stays as it is.
+    pub fn correct(&self, features: &mut [f32]) {
+        for z in features.chunks_exact_mut(self.width) {
+            let hidden = self.hidden(z);
+            // Nothing of a row is read once it is corrected.
+            (0..self.width).for_each(|i| z[i] = self.corrected(z, &hidden, i) as f32);
+        }
     }
 
     /// Mean of |ẑ − z_expert| over samples and elements.
@@ -281,169 +281,3 @@ impl Surgery {
 
 const DOWN: &str = "surgery.down";
 const UP: &str = "surgery.up";
-
-/// Samples in an order that is drawn for each time they are all seen.
-struct Rows {
-    samples: usize,
-    seed: u64,
-    epoch: u64,
-    left: Vec<u32>,
-}
-
-impl Rows {
-    /// The next `size` of them; the last of an epoch may be fewer.
-    fn next(&mut self, size: usize) -> Vec<usize> {
-        if self.left.is_empty() {
-            self.left = permutation(self.samples, self.seed, "surgery", &self.epoch.to_string());
-            self.epoch += 1;
-        }
-        let size = size.min(self.left.len());
-        self.left.split_off(self.left.len() - size).into_iter().map(|row| row as usize).collect()
-    }
-}
-
-/// Adam (Kingma & Ba, ICLR 2015) with PyTorch's defaults.
-struct Adam {
-    rate: f64,
-    step: i32,
-    means: Vec<f64>,
-    squares: Vec<f64>,
-}
-
-impl Adam {
-    fn new(rate: f64, len: usize) -> Self {
-        Self { rate, step: 0, means: vec![0.0; len], squares: vec![0.0; len] }
-    }
-
-    /// What is to be subtracted.
-    fn step<'a>(&'a mut self, slope: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
-        const BETAS: [f64; 2] = [0.9, 0.999];
-        const EPSILON: f64 = 1e-8;
-        self.step += 1;
-        let rests = BETAS.map(|beta| 1.0 - beta.powi(self.step));
-        let rate = self.rate;
-        self.means.iter_mut().zip(&mut self.squares).zip(slope).map(move |((mean, square), g)| {
-            *mean += (1.0 - BETAS[0]) * (g - *mean);
-            *square += (1.0 - BETAS[1]) * (g * g - *square);
-            rate * (*mean / rests[0]) / ((*square / rests[1]).sqrt() + EPSILON)
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::Value;
-
-    use super::*;
-
-    fn flat(value: &Value) -> Vec<f64> {
-        match value {
-            Value::Array(items) => items.iter().flat_map(flat).collect(),
-            number => vec![number.as_f64().unwrap()],
-        }
-    }
-
-    fn single(values: &[f64]) -> Vec<f32> {
-        values.iter().map(|v| *v as f32).collect()
-    }
-
-    fn waves(n: usize, speed: f64) -> Vec<f32> {
-        (0..n).map(|i| (i as f64 * speed + 0.3).sin() as f32).collect()
-    }
-
-    #[test]
-    fn golden() {
-        let golden: Value =
-            serde_json::from_str(include_str!("../../../../testdata/related/statistics.json")).unwrap();
-        let golden = &golden["surgery"];
-        let of = |key: &str| flat(&golden[key]);
-        let surgery = Surgery { width: 3, rank: 2, down: of("W_down"), up: of("W_up") };
-        let (merged, expert) = (single(&of("Z")), single(&of("Z_expert")));
-        for (found, expected) in surgery.apply(&merged).unwrap().iter().zip(of("z_corrected")) {
-            assert!((f64::from(*found) - expected).abs() < 1e-7, "{found} {expected}");
-        }
-        let l1 = golden["l1_mean"].as_f64().unwrap();
-        assert!((surgery.loss(&merged, &expert).unwrap() - l1).abs() < 1e-7);
-        let fresh = Surgery::new(3, 2, 0).unwrap();
-        let before = golden["l1_mean_before"].as_f64().unwrap();
-        assert!((fresh.loss(&merged, &expert).unwrap() - before).abs() < 1e-7);
-        assert_eq!(fresh.apply(&merged).unwrap(), merged);
-    }
-
-    #[test]
-    fn a_correction_that_exists_is_found() {
-        let (width, samples) = (6, 200);
-        let mut truth = Surgery::new(width, 2, 5).unwrap();
-        truth.up = waves(12, 1.7).iter().map(|v| 0.5 * f64::from(*v)).collect();
-        let merged = waves(width * samples, 0.77);
-        let expert = truth.apply(&merged).unwrap();
-        let settings = SurgerySettings { rank: 8, learning_rate: 1e-2, ..SurgerySettings::default() };
-        let (learnt, trace) = Surgery::learn(&merged, &expert, width, &settings).unwrap();
-        let (before, after) = (Surgery::new(width, 8, 0).unwrap(), learnt.loss(&merged, &expert).unwrap());
-        let before = before.loss(&merged, &expert).unwrap();
-        assert!(after < 0.1 * before, "{before} {after}");
-        assert_eq!(trace.len(), 1000);
-        let again = Surgery::learn(&merged, &expert, width, &settings).unwrap();
-        assert_eq!(again, (learnt, trace));
-    }
-
-    #[test]
-    fn saved_and_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut surgery = Surgery::new(4, 3, 1).unwrap();
-        for weight in surgery.down.iter_mut().chain(&mut surgery.up) {
-            *weight = f64::from(*weight as f32);
-        }
-        let (out, options) = (dir.path().join("code"), BTreeMap::from([("task".into(), "code".into())]));
-        surgery.save(&out, 40, &options, false).unwrap();
-        assert_eq!(Surgery::open(&out).unwrap(), surgery);
-        let statistics = Statistics::open(&out.join("statistics.safetensors")).unwrap();
-        assert_eq!((statistics.examples, &statistics.options), (40, &options));
-        let error = statistics.of_kind(Kind::Gram, &out).unwrap_err().to_string();
-        assert!(error.contains("kind `surgery`, expected `gram`"), "{error}");
-        assert!(surgery.save(&out, 40, &options, false).is_err());
-        assert!(Surgery::open(&dir.path().join("none")).is_err());
-    }
-
-    #[test]
-    fn features_that_do_not_fit_are_refused() {
-        let settings = SurgerySettings::default();
-        let refused = |merged: &[f32], expert: &[f32], width: usize, message: &str| {
-            let error = Surgery::learn(merged, expert, width, &settings).unwrap_err().to_string();
-            assert!(error.contains(message), "{error}");
-        };
-        refused(&[1.0; 5], &[1.0; 5], 2, "5 numbers of the merged model's features, expected rows of 2");
-        refused(&[], &[], 2, "0 numbers");
-        refused(&[1.0; 4], &[1.0; 6], 2, "6 numbers of the expert's features, expected 4");
-        refused(&[1.0; 4], &[1.0, f32::NAN, 1.0, 1.0], 2, "number 1 of the expert's features");
-        refused(&[1.0; 4], &[1.0; 4], 0, "width 0 and rank 16");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 50, failure_persistence: None, ..ProptestConfig::default() })]
-
-        /// Finite differences, away from the kinks by a random start.
-        #[test]
-        fn the_slope_is_that_of_the_loss(width in 1usize..5, rank in 1usize..4, seed in 0u64..1000) {
-            let mut surgery = Surgery::new(width, rank, seed).unwrap();
-            surgery.up = Surgery::new(width, rank, seed + 1).unwrap().down;
-            let samples = 5;
-            let pair = (&waves(width * samples, 1.13)[..], &waves(width * samples, 2.41)[..]);
-            let rows: Vec<usize> = (0..samples).collect();
-            let (loss, slope) = surgery.slope(pair, &rows);
-            prop_assert_eq!(loss, surgery.loss(pair.0, pair.1).unwrap());
-            let step = 1e-7;
-            for (at, slope) in slope.iter().enumerate() {
-                let moved = |by: f64| {
-                    let mut moved = surgery.clone();
-                    let weight = moved.down.iter_mut().chain(&mut moved.up).nth(at).unwrap();
-                    *weight += by;
-                    moved.slope(pair, &rows).0
-                };
-                let difference = (moved(step) - moved(-step)) / (2.0 * step);
-                prop_assert!((difference - slope).abs() < 1e-5, "{at}: {difference} {slope}");
-            }
-        }
-    }
-}
