@@ -23,6 +23,7 @@ mod score;
 mod settings;
 mod state;
 mod step;
+mod teller;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub use measure::{Measure, Measuring, Scoring, measuring_memory};
 pub use memory::{Memory, memory};
 pub use score::{Predictions, Score};
 pub use settings::{Adam, Aim, Clamp, Granularity, Patience, Settings, Start};
+pub use teller::Teller;
 
 use crate::data::Task;
 use crate::data::shape::Kind;
@@ -151,7 +153,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn open(job: Job<'a>) -> Result<Self, AdaptError> {
         let Job { settings, mut blend, inputs, tests, experts, source, run, observer } = job;
-        let learner = Learner::new(&blend.parameters, source)?;
+        let learner = blend.learner(source)?;
         let start = Coefficients::new(blend.start(&settings.start)?, settings);
         let saved = run.checkpoints().last().copied();
         let state = match saved {

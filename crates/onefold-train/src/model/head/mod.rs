@@ -4,6 +4,7 @@ mod classes;
 mod dense;
 mod language;
 mod transform;
+mod vectors;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use onefold_engine::cpu::loss::{Losses, Objective};
 pub use classes::{ClassHead, ClassSaved, ClassSettings};
 pub use language::{LanguageHead, LanguageScratch, LanguageSettings};
 pub use transform::TransformSettings;
+pub(super) use vectors::{Scores, Vectors};
 
 use super::error::ModelError;
 use super::gradients::Backward;

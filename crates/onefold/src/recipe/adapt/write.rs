@@ -6,7 +6,9 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::measure::KINDS;
-use super::{AIMS, AdaptRecipe, CLAMPS, GRANULARITIES, Learning, Measured, Road, TaskInputs};
+use super::{
+    AIMS, AdaptRecipe, CLAMPS, Classes, GRANULARITIES, Learning, Measured, Road, TaskInputs, Telling,
+};
 use crate::recipe::keys::word;
 use crate::recipe::setting::Parameters;
 use crate::recipe::tune::TOO_LONG;
@@ -147,6 +149,13 @@ fn of_task(task: &TaskInputs, transductive: bool, learns: bool) -> Value {
             }
         }
         put("columns", Value::Object(columns));
+    }
+    if let Telling::Texts { classes, templates } = &task.telling {
+        match classes {
+            Classes::Names(names) => put("classes", json!(names)),
+            Classes::File(path, _) => put("classes", json!(path)),
+        }
+        put("templates", json!(templates));
     }
     put("max_bad_rows", json!(task.max_bad_rows));
     put("labels_in_inputs", json!(if task.may_have_labels { "ignore" } else { "refuse" }));
