@@ -66,9 +66,6 @@ fn classes(keys: &mut Keys<'_, '_>) -> Option<Classes> {
 fn templates(keys: &mut Keys<'_, '_>) -> Vec<String> {
     let found = keys.texts("templates", "texts such as \"a photo of a {}.\"");
     let found = found.unwrap_or_else(|| vec![TEMPLATE.to_owned()]);
-    if found.is_empty() {
-        keys.error("templates", "no template", Some("leave the key out for \"a photo of a {}.\""));
-    }
     for template in found.iter().filter(|template| !template.contains("{}")) {
         let help = "write `{}` where the name of the class goes";
         keys.error("templates", format!("{template:?} has no place for a class"), Some(help));

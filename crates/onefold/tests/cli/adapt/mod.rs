@@ -5,6 +5,7 @@
 mod measured;
 mod refusals;
 mod runs;
+mod zero_shot;
 
 use std::fs;
 use std::path::Path;
