@@ -99,7 +99,9 @@ pub struct Blend {
     pub heads: Vec<Option<u32>>,
     /// Of clip: the classes of each task.
     vectors: BTreeMap<u32, ClassVectors>,
-    /// Bytes that it took to make these.
+    /// Of language models: the tokens of each task's classes.
+    label_words: BTreeMap<u32, Vec<u32>>,
+    /// Bytes that it took to make class vectors.
     vectors_bytes: usize,
     tensors: Vec<Blended>,
     /// Of each group of tensors its label: `*`, a layer or a tensor.
@@ -144,17 +146,25 @@ impl Blend {
         let planned = planned(&parameters, experts, &names, method)?;
         let whole = if matches!(config, ModelConfig::Clip(_)) { "vision_model" } else { "*" };
         let (tensors, groups) = blended(planned, (granularity, whole), observer)?;
-        let (heads, vectors, vectors_bytes) = (Vec::new(), BTreeMap::new(), 0);
-        let count = experts.len();
-        let mut blend = Self { parameters, heads, vectors, vectors_bytes, tensors, groups, experts: count };
+        let mut blend = Self {
+            parameters,
+            heads: Vec::new(),
+            vectors: BTreeMap::new(),
+            label_words: BTreeMap::new(),
+            vectors_bytes: 0,
+            tensors,
+            groups,
+            experts: experts.len(),
+        };
         (0..).zip(tellers).try_for_each(|(task, teller)| blend.add_teller(task, teller, experts))?;
         Ok(blend)
     }
 
-    /// Takes what tells the next task.
+    /// Takes what tells a task.
     fn add_teller(&mut self, task: u32, teller: &Teller, experts: &[Expert<'_>]) -> Result<(), AdaptError> {
         match teller {
             Teller::Words => {}
+            Teller::LabelWords(words) => drop(self.label_words.insert(task, words.clone())),
             Teller::Head(expert) => {
                 let of = experts[*expert].checkpoint;
                 self.parameters.take_head(task, &ModelConfig::open(of.dir())?, of)?;
@@ -176,7 +186,12 @@ impl Blend {
     pub(super) fn learner(&self, source: &Path) -> Result<Learner, AdaptError> {
         Ok(match self.parameters.config() {
             ModelConfig::Clip(_) => Learner::zero_shot(&self.parameters, source, self.vectors.clone())?,
-            _ => Learner::new(&self.parameters, source)?,
+            _ => {
+                let mut learner = Learner::new(&self.parameters, source)?;
+                let mut words = self.label_words.iter();
+                words.try_for_each(|(task, words)| learner.add_label_words(*task, words))?;
+                learner
+            }
         })
     }
 

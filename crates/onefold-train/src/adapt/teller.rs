@@ -1,9 +1,9 @@
-//! What tells the classes of a task: an expert's head, the model's own words, or the vectors of texts.
+//! What tells the classes of a task: an expert's head, the model's own words, one word for each class, or the vectors of texts.
 
 use std::path::Path;
 
 use super::error::AdaptError;
-use crate::config::{ClipConfig, ModelConfig};
+use crate::config::{ClipConfig, Head, ModelConfig};
 use crate::families::{Half, Role, TensorSpec};
 use crate::model::{Batch, ClassVectors, ClipModel, Parameters, Sequence};
 use crate::text::{Input, Limit, Tokenizer};
@@ -17,6 +17,8 @@ pub enum Teller {
     Words,
     /// Clip: texts of each class, as token ids, with which pictures are compared.
     Texts(Vec<Vec<Vec<u32>>>),
+    /// A language model: a token for each class, whose scores at the end of a row are compared.
+    LabelWords(Vec<u32>),
 }
 
 impl Teller {
@@ -24,13 +26,13 @@ impl Teller {
     pub fn head(&self) -> Option<usize> {
         match self {
             Self::Head(expert) => Some(*expert),
-            Self::Words | Self::Texts(_) => None,
+            Self::Words | Self::Texts(_) | Self::LabelWords(_) => None,
         }
     }
 
     /// Whether the merged model keeps the head of a language model.
     pub(super) fn needs_words(&self) -> bool {
-        *self == Self::Words
+        matches!(self, Self::Words | Self::LabelWords(_))
     }
 
     /// Each class in each of the templates, as the tokenizer of the model in `source` has it.
@@ -47,6 +49,62 @@ impl Teller {
             templates.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
         Ok(Self::Texts(classes.iter().map(of_class).collect::<Result<_, _>>()?))
+    }
+
+    /// A word for each class, by the tokenizer of the model in `source`; and what is to be told of them. A word of several tokens
+    /// stands there with its first.
+    ///
+    /// # Errors
+    /// If that is no language model, ends texts by itself, does not know a word, or two begin with the same token.
+    pub fn label_words(source: &Path, words: &[(String, String)]) -> Result<(Self, Vec<String>), AdaptError> {
+        let wrong = |message: String| Err(AdaptError::setting("label_words", message));
+        let config = ModelConfig::open(source)?;
+        let common = config.common();
+        if !matches!((&config, common.head), (ModelConfig::Decoder(_), Head::Language)) {
+            let kind = &common.model_type;
+            return wrong(format!("they are words of a language model; the base, of type `{kind}`, is none"));
+        }
+        let tokenizer = Tokenizer::open(source)?;
+        let probe = tokenizer.encode(Input::Text(BEFORE), true, Limit::None)?.ids;
+        if probe.last().is_some_and(|last| tokenizer.special().eos.contains(last)) {
+            return wrong(format!("{} ends every text, so no word follows", tokenizer.path().display()));
+        }
+        let unknown = tokenizer.special().named.get("unk_token").and_then(|token| tokenizer.id(token));
+        let (mut ids, mut notes): (Vec<u32>, Vec<String>) = (Vec::new(), Vec::new());
+        for (class, word) in words {
+            let found = after(&tokenizer, word)?;
+            let Some(first) = found.first().copied().filter(|first| Some(*first) != unknown) else {
+                return wrong(format!("the tokenizer does not know {word:?}, the word of `{class}`"));
+            };
+            if let Some(other) = ids.iter().position(|id| *id == first) {
+                let (other, same) = &words[other];
+                return wrong(format!(
+                    "{word:?} of `{class}` and {same:?} of `{other}` begin with the same token"
+                ));
+            }
+            if found.len() > 1 {
+                let shown = tokenizer.decode(&[first], false)?;
+                let count = found.len();
+                notes.push(format!(
+                    "{word:?}, the word of `{class}`, has {count} tokens; the first, {shown:?}, stands for it"
+                ));
+            }
+            ids.push(first);
+        }
+        Ok((Self::LabelWords(ids), notes))
+    }
+}
+
+/// What a word may follow.
+const BEFORE: &str = ":";
+
+/// The tokens of a word that follows something: tokenizers that begin each text with a space would give it one more.
+fn after(tokenizer: &Tokenizer, word: &str) -> Result<Vec<u32>, AdaptError> {
+    let ids = |text: &str| Ok::<_, AdaptError>(tokenizer.encode(Input::Text(text), false, Limit::None)?.ids);
+    let (before, both) = (ids(BEFORE)?, ids(&format!("{BEFORE}{word}"))?);
+    match both.strip_prefix(&before[..]) {
+        Some(rest) if !rest.is_empty() => Ok(rest.to_vec()),
+        _ => ids(word),
     }
 }
 

@@ -23,6 +23,7 @@ use crate::tune::tests::{classified, pairs, tokenizer};
 use onefold_checkpoint::Checkpoint;
 
 mod golden;
+mod label_words;
 mod laws;
 mod refusals;
 mod zero_shot;

@@ -79,6 +79,14 @@ impl Learner {
         })))
     }
 
+    /// Tells a task's classes by words of a language model.
+    pub(crate) fn add_label_words(&mut self, task: u32, words: &[u32]) -> Result<(), ModelError> {
+        match self {
+            Self::Text(model, _) => model.add_label_words(task, words),
+            Self::Images(..) | Self::Pairs(_) => Err(ModelError::NoLanguageHead),
+        }
+    }
+
     /// Fills the batch with rows, each with its weight.
     pub(crate) fn fill(&mut self, tasks: &[Task], rows: &[Row], weights: &[f32]) -> Result<(), TuneError> {
         match self {

@@ -1,4 +1,4 @@
-//! What tells each task, and so what its rows are: a head, the model's words, or texts of its classes.
+//! What tells each task, and so what its rows are: a head, the model's words, or a word or texts of each of its classes.
 
 use onefold_train::adapt::{self, Teller};
 use onefold_train::config::ModelConfig;
@@ -28,6 +28,13 @@ impl Session<'_> {
                 let teller = Teller::texts(self.source(), classes, templates);
                 let teller = teller.map_err(|error| wrong(error.to_string()))?;
                 Ok(Told { kind: Kind::ImageClassify, classes: classes.clone(), teller })
+            }
+            (Telling::LabelWords(words), _) => {
+                let found = Teller::label_words(self.source(), words);
+                let (teller, notes) = found.map_err(|error| wrong(error.to_string()))?;
+                notes.iter().for_each(|note| self.shell.say(&format!("task `{}`: {note}", task.name)));
+                let classes = words.iter().map(|(class, _)| class.clone()).collect();
+                Ok(Told { kind: Kind::Classify, classes, teller })
             }
             (Telling::Texts { .. }, other) => Err(wrong(format!(
                 "`classes` are told by texts, which takes a model of type `clip`; the base is `{}`, whose experts have heads \

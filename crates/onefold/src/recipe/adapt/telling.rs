@@ -1,4 +1,5 @@
-//! What a task says of how its classes are told: texts of each, for clip. Without it a head tells them, or the model's words.
+//! What a task says of how its classes are told: texts of each, for clip; a word of each, for language models. Without it a head
+//! tells them, or the model's words.
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,8 @@ pub enum Telling {
         /// What stands around a name, at the place of `{}`.
         templates: Vec<String>,
     },
+    /// By a word of a language model for each class.
+    LabelWords(Vec<(String, String)>),
 }
 
 /// Names of classes.
@@ -36,10 +39,13 @@ pub enum Classes {
 /// Reads the keys of a task. `learns` says that coefficients are learnt.
 pub(super) fn read(keys: &mut Keys<'_, '_>, learns: bool) -> Telling {
     if !learns {
-        let why =
-            "it is of clip, with which coefficients are learnt (`adamerging`); here experts are measured";
-        keys.unused(&["classes", "templates"], why);
+        let why = "it is of tasks by which coefficients are learnt (`adamerging`); here experts are measured";
+        keys.unused(&["classes", "templates", "label_words"], why);
         return Telling::Model;
+    }
+    if keys.has("label_words") {
+        keys.unused(&["classes", "templates"], "`label_words` name the classes");
+        return label_words(keys).map_or(Telling::Model, Telling::LabelWords);
     }
     if !keys.has("classes") {
         keys.unused(&["templates"], "it stands around the names of `classes`");
@@ -50,6 +56,26 @@ pub(super) fn read(keys: &mut Keys<'_, '_>, learns: bool) -> Telling {
         Some(classes) => Telling::Texts { classes, templates },
         None => Telling::Model,
     }
+}
+
+/// A word for each class.
+fn label_words(keys: &mut Keys<'_, '_>) -> Option<Vec<(String, String)>> {
+    let what = "a word for each class, as in `{positive: \" great\", negative: \" terrible\"}`";
+    let found = keys.json("label_words", what)?;
+    let mut words = Vec::new();
+    for (class, word) in found {
+        match word.as_str().filter(|word| !word.trim().is_empty()) {
+            Some(word) => words.push((class, word.to_owned())),
+            None => keys.error(
+                "label_words",
+                format!("the word of `{class}`: expected a text, found {word}"),
+                None,
+            ),
+        }
+    }
+    let names: Vec<String> = words.iter().map(|(class, _)| class.clone()).collect();
+    check(&names).into_iter().for_each(|message| keys.error("label_words", message, None));
+    Some(words)
 }
 
 fn classes(keys: &mut Keys<'_, '_>) -> Option<Classes> {

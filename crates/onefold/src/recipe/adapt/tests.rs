@@ -64,6 +64,17 @@ fn classes_are_told_by_texts() {
 }
 
 #[test]
+fn classes_are_told_by_words() {
+    let task = "{name: t, inputs: i.jsonl, label_words: {positive: ' great', negative: ' bad'}}";
+    let text = format!("base_model: b\nmodels: [{{model: a}}]\ntasks: [{task}]\n");
+    let recipe = parse(&text, false).unwrap();
+    let words = [("positive", " great"), ("negative", " bad")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(recipe.tasks[0].telling, Telling::LabelWords(words.into()));
+    let again = parse(&recipe.to_yaml(), false).unwrap();
+    assert_eq!(AdaptRecipe { text: recipe.text.clone(), ..again }, recipe);
+}
+
+#[test]
 fn defaults_are_the_papers() {
     let text = "base_model: b\nmodels: [{model: a, task: t}]\ntasks: [{name: t, inputs: i.jsonl}]\n";
     let recipe = parse(text, false).unwrap();

@@ -157,6 +157,11 @@ fn of_task(task: &TaskInputs, transductive: bool, learns: bool) -> Value {
         }
         put("templates", json!(templates));
     }
+    if let Telling::LabelWords(words) = &task.telling {
+        let words: Map<String, Value> =
+            words.iter().map(|(class, word)| (class.clone(), json!(word))).collect();
+        put("label_words", Value::Object(words));
+    }
     put("max_bad_rows", json!(task.max_bad_rows));
     put("labels_in_inputs", json!(if task.may_have_labels { "ignore" } else { "refuse" }));
     Value::Object(entry)
