@@ -160,7 +160,7 @@ fn mistakes_are_named() {
         ("[cat, dog]", "[]", &["tasks[0].classes", "found an empty list"][..]),
         ("[cat, dog]", "[cat]", &["one class, \"cat\""]),
         ("[cat, dog]", "[cat, dog, cat]", &["\"cat\" stands twice"]),
-        ("[cat, dog]", "[cat, '']", &["the name of class 1 is empty"]),
+        ("[cat, dog]", "[cat, ' ']", &["the name of class 1 is empty"]),
         ("signs.txt", "one.txt", &["one.txt", "one class, \"stop\""]),
         ("signs.txt", "twice.txt", &["tasks[1].classes", "twice.txt", "\"stop\" stands twice"]),
         ("signs.txt", "none.txt", &["none.txt", "no class"]),
