@@ -57,34 +57,18 @@ impl Teller {
     /// # Errors
     /// If that is no language model, ends texts by itself, does not know a word, or two begin with the same token.
     pub fn label_words(source: &Path, words: &[(String, String)]) -> Result<(Self, Vec<String>), AdaptError> {
-        let wrong = |message: String| Err(AdaptError::setting("label_words", message));
-        let config = ModelConfig::open(source)?;
-        let common = config.common();
-        if !matches!((&config, common.head), (ModelConfig::Decoder(_), Head::Language)) {
-            let kind = &common.model_type;
-            return wrong(format!("they are words of a language model; the base, of type `{kind}`, is none"));
-        }
-        let tokenizer = Tokenizer::open(source)?;
-        let probe = tokenizer.encode(Input::Text(BEFORE), true, Limit::None)?.ids;
-        if probe.last().is_some_and(|last| tokenizer.special().eos.contains(last)) {
-            return wrong(format!("{} ends every text, so no word follows", tokenizer.path().display()));
-        }
-        let unknown = tokenizer.special().named.get("unk_token").and_then(|token| tokenizer.id(token));
+        let tokenizer = reader(source)?;
         let (mut ids, mut notes): (Vec<u32>, Vec<String>) = (Vec::new(), Vec::new());
         for (class, word) in words {
-            let found = after(&tokenizer, word)?;
-            let Some(first) = found.first().copied().filter(|first| Some(*first) != unknown) else {
-                return wrong(format!("the tokenizer does not know {word:?}, the word of `{class}`"));
-            };
+            let (first, count) = first(&tokenizer, class, word)?;
             if let Some(other) = ids.iter().position(|id| *id == first) {
                 let (other, same) = &words[other];
-                return wrong(format!(
-                    "{word:?} of `{class}` and {same:?} of `{other}` begin with the same token"
-                ));
+                let message =
+                    format!("{word:?} of `{class}` and {same:?} of `{other}` begin with the same token");
+                return Err(AdaptError::setting("label_words", message));
             }
-            if found.len() > 1 {
+            if count > 1 {
                 let shown = tokenizer.decode(&[first], false)?;
-                let count = found.len();
                 notes.push(format!(
                     "{word:?}, the word of `{class}`, has {count} tokens; the first, {shown:?}, stands for it"
                 ));
@@ -92,6 +76,36 @@ impl Teller {
             ids.push(first);
         }
         Ok((Self::LabelWords(ids), notes))
+    }
+}
+
+/// The tokenizer of a language model behind whose texts a word may follow.
+fn reader(source: &Path) -> Result<Tokenizer, AdaptError> {
+    let wrong = |message: String| Err(AdaptError::setting("label_words", message));
+    let config = ModelConfig::open(source)?;
+    let common = config.common();
+    if !matches!((&config, common.head), (ModelConfig::Decoder(_), Head::Language)) {
+        let kind = &common.model_type;
+        return wrong(format!("they are words of a language model; the base, of type `{kind}`, is none"));
+    }
+    let tokenizer = Tokenizer::open(source)?;
+    let text = tokenizer.encode(Input::Text(BEFORE), true, Limit::None)?.ids;
+    if text.last().is_some_and(|last| tokenizer.special().eos.contains(last)) {
+        return wrong(format!("{} ends every text, so no word follows", tokenizer.path().display()));
+    }
+    Ok(tokenizer)
+}
+
+/// The first token of the word of a class, and how many there are.
+fn first(tokenizer: &Tokenizer, class: &str, word: &str) -> Result<(u32, usize), AdaptError> {
+    let unknown = tokenizer.special().named.get("unk_token").and_then(|token| tokenizer.id(token));
+    let found = after(tokenizer, word)?;
+    match found.first().filter(|first| Some(**first) != unknown) {
+        Some(first) => Ok((*first, found.len())),
+        None => {
+            let message = format!("the tokenizer does not know {word:?}, the word of `{class}`");
+            Err(AdaptError::setting("label_words", message))
+        }
     }
 }
 
