@@ -2,9 +2,11 @@
 //!
 //! Tensors are matched by what they do in their family, so a base that lacks the prefix of its experts' names is no obstacle.
 //! The merged model is in memory, in f32; the experts stay in their mapped files and are read block by block, as often as
-//! coefficients have moved. Heads that score classes are not merged: each task has its expert's, frozen.
+//! coefficients have moved. Heads that score classes are not merged: each task has its expert's, frozen. Of clip the tower of
+//! images is merged; class vectors are made of the base's text tower once.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use onefold_checkpoint::names::{Name, natural_order};
 use onefold_checkpoint::output::OutputTensor;
@@ -15,15 +17,17 @@ use onefold_merge::methods::metagpt;
 use onefold_merge::scan::{BLOCK, Operand, Scan, ScanOptions};
 use onefold_merge::stream::{self, Merge, Planned, Work};
 use onefold_merge::task::{Task as MergeTask, Values};
-use onefold_runtime::events::Observer;
+use onefold_runtime::events::{Event, Observer};
 use onefold_runtime::params::Value;
 
 use super::error::AdaptError;
 use super::settings::{Granularity, Start};
+use super::teller::{Teller, is_merged, vectors};
 use crate::config::{Head, ModelConfig, Problem};
 use crate::data::shape::Kind;
 use crate::families::{Half, Role, TensorSpec, find};
-use crate::model::{ParameterId, Parameters, Part, is_head};
+use crate::model::{ClassVectors, Origin, Parameter, ParameterId, Parameters, Part, is_head};
+use crate::tune::learner::Learner;
 
 /// A model whose task vector is merged.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +68,7 @@ pub fn tells(expert: &Expert<'_>) -> Result<(Kind, Vec<String>), AdaptError> {
 }
 
 /// Names of the modules of the head of the model in `dir`, as its family has them; empty if there is none.
-pub fn head_tensors(dir: &std::path::Path) -> Vec<String> {
+pub fn head_tensors(dir: &Path) -> Vec<String> {
     let Ok(config) = ModelConfig::open(dir) else { return Vec::new() };
     let heads = crate::families::tensors(&config).into_iter().filter(is_head);
     let mut names: Vec<String> = heads
@@ -91,8 +95,14 @@ pub enum Method {
 pub struct Blend {
     /// The merged model, with the heads of tasks.
     pub parameters: Parameters,
-    /// For each task whose head it has; none: the model's own.
+    /// For each task whose head it has, or whose classes; none: the model's own words.
     pub heads: Vec<Option<u32>>,
+    /// Of clip: the classes of each task.
+    vectors: BTreeMap<u32, ClassVectors>,
+    /// Of language models: the tokens of each task's classes.
+    label_words: BTreeMap<u32, Vec<u32>>,
+    /// Bytes that it took to make class vectors.
+    vectors_bytes: usize,
     tensors: Vec<Blended>,
     /// Of each group of tensors its label: `*`, a layer or a tensor.
     groups: Vec<String>,
@@ -112,15 +122,14 @@ struct Blended {
 type Place = (Half, Option<usize>, Role, Part);
 
 impl Blend {
-    /// Matches `base` and `experts`; the merged model is still the base. `of_tasks` says for each task which expert tells its
-    /// classes, or none if the model's own words do.
+    /// Matches `base` and `experts`; the merged model is still the base. `tellers` says for each task what tells it.
     ///
     /// # Errors
-    /// If a model cannot be read or is of another architecture, or a head is missing.
+    /// If a model cannot be read or is of another architecture, a head is missing, or texts of classes do not fit.
     pub fn open(
         base: &Checkpoint,
         experts: &[Expert<'_>],
-        of_tasks: &[Option<usize>],
+        tellers: &[Teller],
         method: Method,
         granularity: Granularity,
         observer: &dyn Observer,
@@ -128,22 +137,67 @@ impl Blend {
         let config = ModelConfig::open(base.dir())?;
         let config = match config.common().head {
             // Words are those of the merged model itself.
-            Head::Language if of_tasks.iter().any(Option::is_none) => config,
+            Head::Language if tellers.iter().any(Teller::needs_words) => config,
             _ => config.with_head(Head::None, Vec::new(), Problem::SingleLabel),
         };
-        let mut parameters = Parameters::load(&config, base, |_| true)?;
-        let names = experts.iter().map(|expert| trunk(expert, &parameters)).collect::<Result<Vec<_>, _>>()?;
+        let parameters = Parameters::load(&config, base, |spec| is_merged(&config, spec))?;
+        let trunk = |expert| trunk(expert, &parameters, observer);
+        let names = experts.iter().map(trunk).collect::<Result<Vec<_>, _>>()?;
         let planned = planned(&parameters, experts, &names, method)?;
-        let (tensors, groups) = blended(planned, granularity, observer)?;
-        let mut heads = Vec::with_capacity(of_tasks.len());
-        for (task, expert) in (0..).zip(of_tasks) {
-            if let Some(expert) = expert {
-                let of = experts[*expert];
-                parameters.take_head(task, &ModelConfig::open(of.checkpoint.dir())?, of.checkpoint)?;
+        let whole = if matches!(config, ModelConfig::Clip(_)) { "vision_model" } else { "*" };
+        let (tensors, groups) = blended(planned, (granularity, whole), observer)?;
+        let mut blend = Self {
+            parameters,
+            heads: Vec::new(),
+            vectors: BTreeMap::new(),
+            label_words: BTreeMap::new(),
+            vectors_bytes: 0,
+            tensors,
+            groups,
+            experts: experts.len(),
+        };
+        (0..).zip(tellers).try_for_each(|(task, teller)| blend.add_teller(task, teller, experts))?;
+        Ok(blend)
+    }
+
+    /// Takes what tells a task.
+    fn add_teller(&mut self, task: u32, teller: &Teller, experts: &[Expert<'_>]) -> Result<(), AdaptError> {
+        match teller {
+            Teller::Words => {}
+            Teller::LabelWords(words) => drop(self.label_words.insert(task, words.clone())),
+            Teller::Head(expert) => {
+                let of = experts[*expert].checkpoint;
+                self.parameters.take_head(task, &ModelConfig::open(of.dir())?, of)?;
             }
-            heads.push(expert.map(|_| task));
+            Teller::Texts(texts) => {
+                let (vectors, bytes) = vectors(&self.parameters, texts)?;
+                self.vectors.insert(task, vectors);
+                self.vectors_bytes = self.vectors_bytes.max(bytes);
+            }
         }
-        Ok(Self { parameters, heads, tensors, groups, experts: experts.len() })
+        self.heads.push((*teller != Teller::Words).then_some(task));
+        Ok(())
+    }
+
+    /// What passes rows, with all that tells them; `source` has the image processor's files.
+    ///
+    /// # Errors
+    /// If the model cannot be built, or `source` has no image processor where one is needed.
+    pub(super) fn learner(&self, source: &Path) -> Result<Learner, AdaptError> {
+        Ok(match self.parameters.config() {
+            ModelConfig::Clip(_) => Learner::zero_shot(&self.parameters, source, self.vectors.clone())?,
+            _ => {
+                let mut learner = Learner::new(&self.parameters, source)?;
+                let mut words = self.label_words.iter();
+                words.try_for_each(|(task, words)| learner.add_label_words(*task, words))?;
+                learner
+            }
+        })
+    }
+
+    /// Bytes that class vectors took when they were made.
+    pub(super) fn vectors_bytes(&self) -> usize {
+        self.vectors_bytes
     }
 
     /// Labels of the groups of tensors that share coefficients.
@@ -268,7 +322,11 @@ fn place(spec: &TensorSpec) -> Place {
 }
 
 /// The tensors of an expert by what they do; those of the merged model have to be among them, and no others but a head.
-fn trunk(expert: &Expert<'_>, base: &Parameters) -> Result<BTreeMap<Place, Tensor>, AdaptError> {
+fn trunk(
+    expert: &Expert<'_>,
+    base: &Parameters,
+    observer: &dyn Observer,
+) -> Result<BTreeMap<Place, Tensor>, AdaptError> {
     let checkpoint = expert.checkpoint;
     let config = ModelConfig::open(checkpoint.dir())?;
     let (theirs, ours) = (&config.common().model_type, &base.config().common().model_type);
@@ -302,11 +360,53 @@ fn trunk(expert: &Expert<'_>, base: &Parameters) -> Result<BTreeMap<Place, Tenso
         }
     }
     match merged.iter().find(|(place, _)| !tensors.contains_key(place)) {
-        None => Ok(tensors),
+        None => {
+            tell_of_others(expert, base, &tensors, observer);
+            Ok(tensors)
+        }
         Some((_, spec)) => {
             Err(AdaptError::expert(expert.name, format!("`{}` of the base is missing in it", spec.name)))
         }
     }
+}
+
+/// Warns of what an expert has learnt beside what is merged: it is lost.
+fn tell_of_others(
+    expert: &Expert<'_>,
+    base: &Parameters,
+    tensors: &BTreeMap<Place, Tensor>,
+    observer: &dyn Observer,
+) {
+    let kept = base.iter().filter_map(|(_, parameter)| stored(parameter));
+    let mut kept = kept.filter(|(spec, _)| !is_merged(base.config(), spec));
+    let other =
+        kept.find(|(spec, tensor)| tensors.get(&place(spec)).is_some_and(|theirs| !equal(tensor, theirs)));
+    if let Some((spec, _)) = other {
+        let message = format!(
+            "expert {}: `{}` is not that of the base; of clip the tower of images alone is merged, all else stays the base's",
+            expert.name, spec.name
+        );
+        observer.event(&Event::Warning { message: &message });
+    }
+}
+
+fn stored(parameter: &Parameter) -> Option<(&TensorSpec, &Tensor)> {
+    match &parameter.origin {
+        Origin::Stored { spec, tensor } => Some((spec, tensor)),
+        _ => None,
+    }
+}
+
+/// Whether two tensors of one shape have the same numbers.
+fn equal(a: &Tensor, b: &Tensor) -> bool {
+    let (mut ours, mut theirs) = (vec![0.0; BLOCK], vec![0.0; BLOCK]);
+    let len: usize = a.shape.iter().product();
+    (0..len).step_by(BLOCK).all(|start| {
+        let count = BLOCK.min(len - start);
+        a.read(start, &mut ours[..count]);
+        b.read(start, &mut theirs[..count]);
+        ours[..count] == theirs[..count]
+    })
 }
 
 /// The merge of each tensor, in the order in which `onefold merge` ranks them.
@@ -324,7 +424,10 @@ fn planned(
     values.extend(density.map(|density| ("density", Value::Number(density))));
     let mut planned = Vec::new();
     for (id, parameter) in parameters.iter() {
-        let crate::model::Origin::Stored { spec, tensor } = &parameter.origin else { continue };
+        let Some((spec, tensor)) = stored(parameter).filter(|(spec, _)| is_merged(parameters.config(), spec))
+        else {
+            continue;
+        };
         let operand = |(expert, tensors): (&Expert<'_>, &BTreeMap<Place, Tensor>)| Operand {
             model: expert.name.to_owned(),
             tensor: tensors[&place(spec)].clone(),
@@ -350,10 +453,10 @@ fn planned(
     Ok(planned)
 }
 
-/// Vectors and groups of tensors.
+/// Vectors and groups of tensors; `whole` is the label of all of them together.
 fn blended(
     planned: Vec<(ParameterId, Planned)>,
-    granularity: Granularity,
+    (granularity, whole): (Granularity, &str),
     observer: &dyn Observer,
 ) -> Result<(Vec<Blended>, Vec<String>), AdaptError> {
     let (ids, planned): (Vec<_>, Vec<_>) = planned.into_iter().unzip();
@@ -362,7 +465,7 @@ fn blended(
     let mut tensors = Vec::new();
     for ((id, planned), survey) in ids.into_iter().zip(planned).zip(&surveys) {
         let label = match granularity {
-            Granularity::Model => "*".to_owned(),
+            Granularity::Model => whole.to_owned(),
             Granularity::Block => planned.layer,
             Granularity::Tensor => planned.output.name,
         };

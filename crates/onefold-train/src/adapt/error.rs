@@ -11,6 +11,7 @@ use crate::families::FamilyError;
 use crate::image::ImageError;
 use crate::model::{HeadError, ModelError, ParametersError};
 use crate::statistics::{StatisticsError, SurgeryError};
+use crate::text::TextError;
 use crate::tune::TuneError;
 
 /// Why coefficients cannot be learnt.
@@ -44,6 +45,9 @@ pub enum AdaptError {
     /// An image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A tokenizer, or a text.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// Passing rows.
     #[error(transparent)]
     Pass(Box<TuneError>),

@@ -155,6 +155,7 @@ impl Measuring<'_> {
             let added = match &mut learner {
                 Learner::Text(model, batch) => meter.add(model, &parameters, batch),
                 Learner::Images(model, batch, _) => meter.add(model, &parameters, batch),
+                Learner::Pairs(_) => unreachable!("classes of clip are told where coefficients are learnt"),
             };
             added.map_err(named)?;
             if self.observer.event(&Event::Step { status: self.name() }) == Control::Cancel {
@@ -217,7 +218,7 @@ pub fn measuring_memory(
     source: &Path,
 ) -> Result<Memory, AdaptError> {
     let parameters = &blend.parameters;
-    let learner = Learner::new(parameters, source)?;
+    let learner = blend.learner(source)?;
     let per_token = learner.rows_per_token().max(1);
     let limit = at_once(tokens, &learner) as usize;
     let longest = inputs.iter().flat_map(Task::lengths).max().unwrap_or(0) as usize;

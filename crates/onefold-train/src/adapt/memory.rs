@@ -7,7 +7,6 @@ use super::error::AdaptError;
 use super::settings::{Settings, at_once};
 use crate::data::Task;
 use crate::model::{BatchShape, Keep};
-use crate::tune::learner::Learner;
 use crate::tune::plan::data_bytes;
 
 /// Bytes of memory, by what they are for; mapped files aside.
@@ -17,7 +16,7 @@ pub struct Memory {
     pub parameters: u64,
     /// Gradients: of the largest tensors, or of the whole model where rows need several passes.
     pub gradients: u64,
-    /// Activations of the largest pass.
+    /// Activations of the largest pass, of inputs or of the texts of classes.
     pub activations: u64,
     /// Tokenised rows.
     pub data: u64,
@@ -36,7 +35,7 @@ pub fn memory(
     source: &Path,
 ) -> Result<Memory, AdaptError> {
     let parameters = &blend.parameters;
-    let learner = Learner::new(parameters, source)?;
+    let learner = blend.learner(source)?;
     let per_token = learner.rows_per_token().max(1);
     let rows_of = settings.batch * settings.batches;
     // The longest rows that a step can draw of each task.
@@ -64,7 +63,7 @@ pub fn memory(
     Ok(Memory {
         parameters: parameters.bytes() as u64,
         gradients: gradients as u64,
-        activations: activations[0].max(activations[1]) as u64,
+        activations: activations[0].max(activations[1]).max(blend.vectors_bytes()) as u64,
         data: inputs.iter().map(data_bytes).sum(),
         surgery: 0,
     })

@@ -25,6 +25,7 @@ mod settings;
 mod state;
 mod step;
 mod surgery;
+mod teller;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ pub use score::{Predictions, Score};
 pub use scoring::Scoring;
 pub use settings::{Adam, Aim, Clamp, Granularity, Patience, Settings, Start};
 pub use surgery::{Corrected, Correction, Distance, Operation, corrections};
+pub use teller::Teller;
 
 use crate::data::Task;
 use crate::data::shape::Kind;
@@ -155,7 +157,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn open(job: Job<'a>) -> Result<Self, AdaptError> {
         let Job { settings, mut blend, inputs, tests, experts, source, run, observer } = job;
-        let learner = Learner::new(&blend.parameters, source)?;
+        let learner = blend.learner(source)?;
         let start = Coefficients::new(blend.start(&settings.start)?, settings);
         let saved = run.checkpoints().last().copied();
         let state = match saved {

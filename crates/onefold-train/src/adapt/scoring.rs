@@ -66,7 +66,7 @@ impl<'a> Scoring<'a> {
         (run, log): (&Path, LogState),
         observer: &'a dyn Observer,
     ) -> Result<Self, AdaptError> {
-        let learner = Learner::new(&blend.parameters, source)?;
+        let learner = blend.learner(source)?;
         let tokens = at_once(tokens, &learner);
         let logs = Logs::open(run, log, inputs, observer)?;
         Ok(Self { blend, learner, inputs, tests, tokens, observer, logs })

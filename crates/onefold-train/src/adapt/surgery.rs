@@ -20,7 +20,6 @@ use crate::data::shuffle::permutation;
 use crate::families::{Half, Role};
 use crate::model::Part;
 use crate::statistics::{Statistics, Surgery, SurgeryError, SurgeryLearning, SurgerySettings};
-use crate::tune::learner::Learner;
 use crate::tune::micro::{Row, Rows};
 
 /// The correction of a task, known before it is learnt.
@@ -56,12 +55,12 @@ pub fn corrections(
     if let Some((task, _)) = inputs.iter().zip(&blend.heads).find(|(_, head)| head.is_none()) {
         return Err(unfit(&task.name, "is told by the model's own words"));
     }
-    let mut learner = Learner::new(&blend.parameters, source)?;
+    let mut learner = blend.learner(source)?;
     let mut found = Vec::with_capacity(inputs.len());
     for (task, head) in inputs.iter().zip(&blend.heads) {
         learner.select_head(*head)?;
         let width =
-            learner.feature_width().map_err(|_| unfit(&task.name, "has a head that tells each token"))?;
+            learner.feature_width().map_err(|_| unfit(&task.name, "has no head that tells a whole row"))?;
         let rank = settings.rank;
         let parameters = width.checked_mul(rank).and_then(|size| size.checked_mul(2));
         let parameters = parameters.ok_or(SurgeryError::Empty { width, rank });

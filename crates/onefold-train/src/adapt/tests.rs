@@ -16,21 +16,25 @@ use crate::data::shape::Kind;
 use crate::data::tests::write;
 use crate::data::tokenize::Encoder;
 use crate::data::{TaskSettings, Unlabelled};
+use crate::families::Half;
 use crate::model::testing::testdata;
 use crate::model::{Destination, HeadStart, Parameters};
 use crate::tune::tests::{classified, pairs, tokenizer};
 use onefold_checkpoint::Checkpoint;
 
 mod golden;
+mod label_words;
 mod laws;
 mod refusals;
 mod surgery;
+mod zero_shot;
 
 /// A base with two experts that differ from it a little, and two tasks with inputs.
 struct World {
     dir: TempDir,
     base: PathBuf,
     experts: Vec<(String, PathBuf)>,
+    tellers: Vec<Teller>,
     of_tasks: Vec<Option<usize>>,
     inputs: Vec<Task>,
     tests: Vec<Task>,
@@ -54,7 +58,7 @@ fn settings() -> Settings {
 
 /// Moves every number of the trunk a little, and saves the model with the head of `classes`, if there are some.
 fn expert(base: &Path, out: &Path, seed: u64, classes: Option<usize>) {
-    let mut parameters = Parameters::open(base, |_| true).unwrap();
+    let mut parameters = Parameters::open(base, |spec| spec.half != Half::Text).unwrap();
     if let Some(classes) = classes {
         let names = (0..classes).map(|class| format!("c{class}")).collect();
         let config = parameters.config().with_head(Head::Classes(classes), names, Problem::SingleLabel);
@@ -107,6 +111,7 @@ impl World {
         Self {
             base,
             experts: experts.into(),
+            tellers: vec![Teller::Head(0), Teller::Head(1)],
             of_tasks: vec![Some(0), Some(1)],
             inputs: rows
                 .map(|(name, classes)| load(&inputs, name, &classified(name, 30, classes), Some(UNLABELLED)))
@@ -138,6 +143,7 @@ impl World {
         Self {
             base,
             experts: experts.into(),
+            tellers: vec![Teller::Words; 2],
             of_tasks: vec![None, None],
             inputs: tasks("inputs"),
             tests: tasks("tests"),
@@ -147,13 +153,40 @@ impl World {
         }
     }
 
+    /// Clip, and tasks whose classes are told by texts.
+    fn comparing() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path();
+        let base = zero_shot::base(at);
+        let experts = ["a", "bb"].map(|name| {
+            let out = at.join(format!("expert-{name}"));
+            expert(&base, &out, name.len() as u64, None);
+            (name.to_owned(), out)
+        });
+        Self {
+            base,
+            experts: experts.into(),
+            tellers: [2, 3].map(zero_shot::texts).into(),
+            of_tasks: vec![Some(0), None],
+            inputs: ["two", "three"].map(|name| zero_shot::pictures(at, name, None)).into(),
+            tests: vec![zero_shot::pictures(at, "three", Some(3))],
+            settings: settings(),
+            method: Method::AdaMerging,
+            dir,
+        }
+    }
+
     fn blend(&self) -> Result<Blend, AdaptError> {
+        self.blended(&Silent)
+    }
+
+    fn blended(&self, observer: &dyn Observer) -> Result<Blend, AdaptError> {
         let base = Checkpoint::open(&self.base).unwrap();
         let opened: Vec<_> =
             self.experts.iter().map(|(name, dir)| (name, Checkpoint::open(dir).unwrap())).collect();
         let experts: Vec<_> =
             opened.iter().map(|(name, checkpoint)| Expert { name: name.as_str(), checkpoint }).collect();
-        Blend::open(&base, &experts, &self.of_tasks, self.method, self.settings.granularity, &Silent)
+        Blend::open(&base, &experts, &self.tellers, self.method, self.settings.granularity, observer)
     }
 
     fn out(&self, name: &str) -> PathBuf {

@@ -54,6 +54,14 @@ pub enum ModelError {
         "the model's head classifies sequences and gives no scores of tokens; use a checkpoint of a language model"
     )]
     NoLanguageHead,
+    /// A word for a class that the model does not have.
+    #[error("the token {word} stands for a class, and the model has {vocabulary} tokens")]
+    NoWord {
+        /// The token.
+        word: u32,
+        /// Tokens of the model.
+        vocabulary: usize,
+    },
     /// Scores of classes are asked of a language model.
     #[error("the model's head gives no scores of classes; use a checkpoint of a sequence classifier")]
     NoClassHead,

@@ -65,6 +65,15 @@ impl<E: Embed> Model<E> {
         self.heads.select(task)
     }
 
+    /// Gives a task a head that scores these tokens alone, one for each class, by the language head, where the next token after
+    /// a sequence would stand.
+    ///
+    /// # Errors
+    /// If the model's own head is none of a language model, or lacks a token.
+    pub fn add_label_words(&mut self, task: u32, words: &[u32]) -> Result<(), ModelError> {
+        self.heads.add_label_words(task, words)
+    }
+
     /// Bytes of activations that a batch needs, if all its rows have targets and everything is trained.
     pub fn activation_bytes(&self, parameters: &Parameters, shape: &BatchShape) -> usize {
         self.tower.bytes_for(shape) + self.heads.bytes_for(parameters, shape)
@@ -89,6 +98,7 @@ impl<E: Embed> Model<E> {
                 let (classes, problem, pooled) = head.scores();
                 Ok(Answering::Classes(classes, problem, pooled))
             }
+            Head::Labels(head, _) => Ok(Answering::Classes(head.classes(), Problem::SingleLabel, true)),
         }
     }
 
@@ -113,6 +123,7 @@ impl<E: Embed> Model<E> {
                 Head::None => return Err(ModelError::NoHead),
                 Head::Language(head, scratch) => head.logits(pass, hidden, rows, scratch),
                 Head::Classes(head, saved) => head.forward(pass, hidden, saved),
+                Head::Labels(head, saved) => head.forward(pass, hidden, saved),
             }
             Ok(())
         })?;
@@ -120,6 +131,7 @@ impl<E: Embed> Model<E> {
             Head::None => Err(ModelError::NoHead),
             Head::Language(_, scratch) => Ok(scratch.logits()),
             Head::Classes(_, saved) => Ok(saved.logits()),
+            Head::Labels(_, saved) => Ok(saved.logits()),
         }
     }
 
@@ -196,12 +208,21 @@ impl<E: Embed> Model<E> {
         between: &mut dyn FnMut(&mut [f32]),
     ) -> Result<&Buffer, ModelError> {
         let Self { tower, heads, .. } = self;
-        let Head::Classes(head, saved) = heads.head() else { return Err(ModelError::NoClassHead) };
+        let head = heads.head();
         tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
-            head.forward_through(pass, hidden, saved, between);
+            match head {
+                Head::Classes(head, saved) => head.forward_through(pass, hidden, saved, between),
+                // Rows of the language head that are shared with it: nothing stands between.
+                Head::Labels(head, saved) => head.forward(pass, hidden, saved),
+                Head::None | Head::Language(..) => return Err(ModelError::NoClassHead),
+            }
             Ok(())
         })?;
-        Ok(saved.logits())
+        match heads.head() {
+            Head::Classes(_, saved) => Ok(saved.logits()),
+            Head::Labels(_, saved) => Ok(saved.logits()),
+            Head::None | Head::Language(..) => Err(ModelError::NoClassHead),
+        }
     }
 
     /// Width of these features.

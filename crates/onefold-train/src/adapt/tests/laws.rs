@@ -3,7 +3,7 @@ use super::*;
 /// Σ_t w_t · mean loss of all rows of task t, at some coefficients.
 fn loss(world: &World, blend: &mut Blend, lambda: &[Vec<f64>], rows: &[crate::tune::micro::Row]) -> f64 {
     blend.set(lambda).unwrap();
-    let mut learner = Learner::new(&blend.parameters, &world.base).unwrap();
+    let mut learner = blend.learner(&world.base).unwrap();
     let mut losses = Losses::new(world.inputs.len());
     let mut total = 0.0;
     for task in 0..world.inputs.len() {
@@ -18,13 +18,13 @@ fn loss(world: &World, blend: &mut Blend, lambda: &[Vec<f64>], rows: &[crate::tu
 }
 
 /// ∂L/∂λ of every group against differences, for what passes at once and for what is added up.
-fn derivatives(mut world: World) {
+pub(super) fn derivatives(mut world: World) {
     for tokens in [1 << 20, 24] {
         world.settings.tokens = tokens;
         let mut blend = world.blend().unwrap();
         let lambda = blend.start(&Start::Value(0.3)).unwrap();
         blend.set(&lambda).unwrap();
-        let mut learner = Learner::new(&blend.parameters, &world.base).unwrap();
+        let mut learner = blend.learner(&world.base).unwrap();
         let rows = Draws::new(2, &world.settings).rows(&world.inputs, 5);
         let mut stepper = Stepper::new(2);
         let stepped =

@@ -1,15 +1,17 @@
 //! Classifiers of images that are made of texts, and training against them.
 
-use onefold_engine::cpu::loss::{Losses, head};
+use onefold_engine::Buffer;
+use onefold_engine::cpu::loss::Losses;
 use onefold_engine::cpu::pool::{self, Pooling, Sequences};
-use onefold_engine::{Buffer, Write};
 
-use super::pairs::{of, put_scale};
-use super::{ClipModel, scores};
+use super::ClipModel;
+use super::pairs::put_scale;
 use crate::config::Problem;
 use crate::model::batch::{Batch, BatchError};
 use crate::model::error::ModelError;
 use crate::model::gradients::{GradientSink, Lent};
+use crate::model::head::Scores;
+use crate::model::memory::BatchShape;
 use crate::model::parameters::Parameters;
 use crate::model::targets::Answers;
 use crate::model::vision::ImageBatch;
@@ -75,10 +77,9 @@ impl ClipModel {
     ) -> Result<&Buffer, ModelError> {
         self.check_width(classes)?;
         self.embed_images(parameters, images)?;
-        let (scale, width) = (self.scale(parameters), self.text.width());
-        let (embeddings, vectors) = (self.vision.embeddings(), &classes.vectors);
-        scores(&mut self.logits, (embeddings, vectors), width, scale);
-        Ok(&self.logits)
+        let vectors = self.of(parameters, &classes.vectors);
+        vectors.forward(self.vision.embeddings(), &mut self.scores);
+        Ok(&self.scores.logits)
     }
 
     /// Losses of images against a fixed classifier; with a sink also the gradients of all trainable parameters of the image
@@ -98,23 +99,29 @@ impl ClipModel {
         let (per, count, problem) = ("one per image", images.len(), Problem::SingleLabel);
         let answers = Answers { per, count, classes: classes.classes, problem };
         images.targets().check(&answers, losses.tasks.len())?;
-        let (scale, width, id) = (self.scale(parameters), self.text.width(), self.scale);
-        let matrix = (&classes.vectors, width, scale);
-        let Self { vision, loss, .. } = self;
+        let (vectors, id) = (self.of(parameters, &classes.vectors), self.scale);
+        let Self { vision, scores, .. } = self;
         vision.run(parameters, (images, None), training.way(sink.is_some()), sink, |embeddings, back| {
-            let head = of(matrix, training.objective);
             let rows = images.targets().rows();
-            let Some((back, d)) = back else {
-                head::head_loss(&head, embeddings, &rows, None, losses, loss);
-                return Ok(());
-            };
-            let gradients = head::Gradients { hidden: (&mut *d, Write::Set), weight: None, bias: None };
-            head::head_loss(&head, embeddings, &rows, Some(gradients), losses, loss);
+            vectors.forward(embeddings, scores);
+            vectors.loss(training.objective, &rows, back.is_some(), losses, scores);
+            let Some((back, d)) = back else { return Ok(()) };
+            vectors.backward(embeddings, d, (None, None), scores);
             let mut lent = back.lend(Some(id));
             put_scale(lent.as_mut().map(Lent::parts), embeddings, d);
             back.complete(lent);
             Ok(())
         })
+    }
+
+    /// Rows that pass the layers for each image.
+    pub fn image_rows(&self) -> usize {
+        self.image_rows
+    }
+
+    /// Bytes of activations that images need against so many classes, if all of the image half is trained.
+    pub fn image_bytes(&self, images: &BatchShape, classes: usize) -> usize {
+        self.vision.bytes_for(images) + Scores::bytes_for(images, classes, false)
     }
 
     fn check_width(&self, classes: &ClassVectors) -> Result<(), ModelError> {

@@ -13,8 +13,7 @@ mod tests;
 mod text;
 
 use onefold_engine::cpu::loss::{Objective, head};
-use onefold_engine::cpu::{elementwise, linear};
-use onefold_engine::{Buffer, Weight, Write};
+use onefold_engine::{Buffer, Weight};
 
 pub use classes::ClassVectors;
 
@@ -23,6 +22,7 @@ use projected::Projected;
 use super::batch::Batch;
 use super::embedding::Embedding;
 use super::error::ModelError;
+use super::head::{Scores, Vectors};
 use super::memory::BatchShape;
 use super::parameters::{ParameterId, Parameters, Part};
 use super::tower::Way;
@@ -38,8 +38,9 @@ pub struct ClipModel {
     scale: ParameterId,
     /// The token whose row speaks for a text; none: that of the highest number.
     end: Option<u32>,
+    image_rows: usize,
     loss: head::Scratch,
-    logits: Buffer,
+    scores: Scores,
 }
 
 impl ClipModel {
@@ -64,8 +65,9 @@ impl ClipModel {
             scale: parameters.find(Half::Whole, None, Role::LogitScale, Part::Weight)?,
             // The first files named 2, and meant the highest number.
             end: config.text.eos_token.filter(|token| *token != 2),
+            image_rows: config.vision.patches() + 1,
             loss: head::Scratch::default(),
-            logits: Buffer::default(),
+            scores: Scores::default(),
         })
     }
 
@@ -81,8 +83,8 @@ impl ClipModel {
 
     /// Bytes of activations that are held since the largest batch.
     pub fn held_bytes(&self) -> usize {
-        let Self { text, vision, loss, logits, .. } = self;
-        text.held_bytes() + vision.held_bytes() + loss.bytes() + logits.bytes()
+        let Self { text, vision, loss, scores, .. } = self;
+        text.held_bytes() + vision.held_bytes() + loss.bytes() + scores.bytes()
     }
 
     /// Vectors `[texts, width]` of length 1.
@@ -121,9 +123,9 @@ impl ClipModel {
         self.embed_texts(parameters, texts)?;
         self.embed_images(parameters, images)?;
         let (scale, width) = (self.scale(parameters), self.text.width());
-        let embeddings = (self.vision.embeddings(), self.text.embeddings());
-        scores(&mut self.logits, embeddings, width, scale);
-        Ok(&self.logits)
+        let vectors = Vectors { vectors: self.text.embeddings(), bias: None, width, scale, cap: None };
+        vectors.forward(self.vision.embeddings(), &mut self.scores);
+        Ok(&self.scores.logits)
     }
 
     fn scale(&self, parameters: &Parameters) -> f32 {
@@ -131,13 +133,10 @@ impl ClipModel {
         parameters.full(self.scale).read(0, &mut scale);
         scale[0].exp()
     }
-}
 
-fn scores(logits: &mut Buffer, (rows, columns): (&Buffer, &Buffer), width: usize, scale: f32) {
-    let (count, outputs) = (rows.len() / width, columns.len() / width);
-    let layout = linear::Layout::OutputsInputs;
-    let dims = linear::Dims { rows: count, inputs: width, outputs, layout };
-    logits.resize(count * outputs);
-    linear::forward(&dims, rows, Weight::Full(columns), None, logits, Write::Set);
-    elementwise::scale(logits, scale);
+    /// `vectors` with which pictures are compared.
+    fn of<'a>(&self, parameters: &Parameters, vectors: &'a Buffer) -> Vectors<'a> {
+        let (width, scale) = (self.text.width(), self.scale(parameters));
+        Vectors { vectors, bias: None, width, scale, cap: None }
+    }
 }

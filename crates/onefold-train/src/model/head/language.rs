@@ -4,6 +4,7 @@ use onefold_engine::cpu::loss::{Losses, Objective, head};
 use onefold_engine::cpu::{elementwise, linear};
 use onefold_engine::{Buffer, Write};
 
+use super::labels::LabelHead;
 use super::transform::{Transform, TransformSaved, TransformSettings};
 use crate::config::Problem;
 use crate::families::{Half, Role};
@@ -65,6 +66,13 @@ impl LanguageHead {
     /// Words.
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
+    }
+
+    /// The same for a few words alone, at the end of sequences; `None` if something stands before the matrix.
+    pub(super) fn label_words(&self, words: &[u32]) -> Option<LabelHead> {
+        let Self { weight, tied, vocabulary, width, bias, cap, transform } = *self;
+        let words = words.to_vec();
+        transform.is_none().then_some(LabelHead { weight, tied, bias, vocabulary, width, cap, words })
     }
 
     /// Losses of hidden states; with `back` also gradients, that of the hidden states to what stands beside it.

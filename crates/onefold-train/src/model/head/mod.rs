@@ -2,8 +2,10 @@
 
 mod classes;
 mod dense;
+mod labels;
 mod language;
 mod transform;
+mod vectors;
 
 use std::collections::BTreeMap;
 
@@ -11,8 +13,10 @@ use onefold_engine::Buffer;
 use onefold_engine::cpu::loss::{Losses, Objective};
 
 pub use classes::{ClassHead, ClassSaved, ClassSettings};
+pub(super) use labels::{LabelHead, LabelSaved};
 pub use language::{LanguageHead, LanguageScratch, LanguageSettings};
 pub use transform::TransformSettings;
+pub(super) use vectors::{Scores, Vectors};
 
 use super::error::ModelError;
 use super::gradients::Backward;
@@ -56,6 +60,20 @@ impl Heads {
         Some(Self { heads, used: None })
     }
 
+    /// Gives a task scores of a few words, one for each class, by the model's own head.
+    pub(super) fn add_label_words(&mut self, task: u32, words: &[u32]) -> Result<(), ModelError> {
+        let Some(Head::Language(own, _)) = self.heads.get(&None) else {
+            return Err(ModelError::NoLanguageHead);
+        };
+        let vocabulary = own.vocabulary();
+        if let Some(word) = words.iter().find(|word| **word as usize >= vocabulary) {
+            return Err(ModelError::NoWord { word: *word, vocabulary });
+        }
+        let head = own.label_words(words).ok_or(ModelError::NoLanguageHead)?;
+        self.heads.insert(Some(task), Head::Labels(head, Box::default()));
+        Ok(())
+    }
+
     /// Uses the head of a task, or the model's own.
     pub(super) fn select(&mut self, task: Option<u32>) -> Result<(), ModelError> {
         if let Some(task) = task.filter(|task| !self.heads.contains_key(&Some(*task))) {
@@ -92,6 +110,7 @@ pub(super) enum Head {
     None,
     Language(LanguageHead, Box<LanguageScratch>),
     Classes(ClassHead, Box<ClassSaved>),
+    Labels(LabelHead, Box<LabelSaved>),
 }
 
 impl Head {
@@ -126,6 +145,10 @@ impl Head {
                 head.forward(pass, states.0, saved);
                 head.loss(states, objective, back, losses, saved)?;
             }
+            Self::Labels(head, saved) => {
+                head.forward(pass, states.0, saved);
+                head.loss(states, objective, back, losses, saved)?;
+            }
         }
         Ok(())
     }
@@ -136,6 +159,7 @@ impl Head {
             Self::None => 0,
             Self::Language(head, _) => head.bytes(parameters, shape),
             Self::Classes(head, _) => head.bytes(shape),
+            Self::Labels(head, _) => head.bytes(shape),
         }
     }
 
@@ -145,6 +169,7 @@ impl Head {
             Self::None => 0,
             Self::Language(_, scratch) => scratch.bytes(),
             Self::Classes(_, saved) => saved.bytes(),
+            Self::Labels(_, saved) => saved.bytes(),
         }
     }
 }

@@ -83,7 +83,7 @@ impl TextModel {
         let Self { tower, heads, .. } = self;
         let (head, scratch) = match heads.head() {
             Head::Language(head, scratch) => (head, scratch),
-            Head::Classes(..) => return Err(ModelError::NoLanguageHead),
+            Head::Classes(..) | Head::Labels(..) => return Err(ModelError::NoLanguageHead),
             Head::None => return Err(ModelError::NoHead),
         };
         tower.run(parameters, batch, Way::FORWARD, None, |pass, hidden, _| {
@@ -113,7 +113,7 @@ impl TextModel {
         let shape = BatchShape { rows: prompts, sequences: texts, keep: Keep::Nothing, dropout: false };
         let head = match self.heads.used() {
             Head::Language(head, _) => head.logits_bytes(texts),
-            Head::Classes(..) | Head::None => 0,
+            Head::Classes(..) | Head::Labels(..) | Head::None => 0,
         };
         self.tower.bytes_for(&shape) + self.tower.cache_bytes(rows) + head
     }

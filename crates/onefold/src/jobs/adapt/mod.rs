@@ -7,15 +7,17 @@ mod measure;
 mod products;
 mod record;
 mod surgery;
+mod told;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onefold_checkpoint::output::RunDir;
-use onefold_train::adapt::{self, AdaptError, Blend, Expert, Granularity, Method};
+use onefold_train::adapt::{self, AdaptError, Blend, Expert, Granularity, Method, Teller};
 use onefold_train::data::shape::Kind;
 use onefold_train::data::{DataError, Task, TaskSettings};
 
+use self::told::Told;
 use super::data::{Reading, encoder, examine, named, paths, refused as data_refused};
 use super::{dir_of, hub_config, identity, on_pool, place, tell_hub, threads};
 use crate::cli::{AdaptArgs, Common};
@@ -42,13 +44,15 @@ fn read(args: &AdaptArgs, common: &Common, shell: &Shell) -> Result<(AdaptRecipe
         .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
     let mut problems = Problems::new(&file, &args.sets, args.lenient);
     let said = (common.seed, args.transductive);
-    let Some(recipe) = AdaptRecipe::parse(&text, &args.sets, said, &mut problems) else {
+    let dir = dir_of(&args.recipe);
+    let recipe = AdaptRecipe::parse(&text, &args.sets, said, &mut problems);
+    let Some(recipe) = recipe.and_then(|recipe| recipe.with_classes(dir, &mut problems)) else {
         return Err(Failure::usage(problems.to_string()));
     };
     let base = &recipe.base_model;
     let mut wanted = vec![Wanted { model: base, base: None }];
     wanted.extend(recipe.models.iter().map(|(model, _)| Wanted { model, base: Some(base) }));
-    let (dir, hub) = (dir_of(&args.recipe), hub_config(common)?);
+    let hub = hub_config(common)?;
     let library = Library::open(&wanted, &std::collections::BTreeMap::new(), dir, &hub, &mut tell_hub(shell));
     let library = library.map_err(Failure::Usage)?;
     problems.warning_texts().iter().for_each(|warning| shell.warn(warning));
@@ -66,11 +70,14 @@ struct Session<'a> {
 }
 
 /// The rows of all tasks.
+#[derive(Default)]
 struct Data {
     inputs: Vec<Task>,
     /// Of those that are scored.
     tests: Vec<Task>,
-    /// The expert that tells each task's classes; none of what is written.
+    /// What tells each task.
+    tellers: Vec<Teller>,
+    /// The expert that each task is measured against; none of what is written.
     experts: Vec<Option<usize>>,
 }
 
@@ -145,7 +152,7 @@ impl Session<'_> {
         let models = self.experts();
         let experts: Vec<Expert<'_>> = models.iter().map(|model| expert(model)).collect();
         let base = &self.base().checkpoint;
-        Blend::open(base, &experts, &data.experts, method, granularity, self.shell).map_err(refused)
+        Blend::open(base, &experts, &data.tellers, method, granularity, self.shell).map_err(refused)
     }
 
     /// Reads the rows of all tasks, as their experts can tell them.
@@ -155,12 +162,12 @@ impl Session<'_> {
         let encoder = encoder(&reading, self.source())?;
         let (dir, seed) = (dir_of(&self.args.recipe), recipe.seed());
         let supervised = recipe.is_supervised();
-        let mut data = Data { inputs: Vec::new(), tests: Vec::new(), experts: Vec::new() };
+        let mut data = Data::default();
         let mut problems = Vec::new();
         let load =
             |settings: TaskSettings| Task::load(&settings, encoder.as_ref(), self.shell).map_err(Box::new);
         for task in &recipe.tasks {
-            let (kind, labels) = self.told(&task.name)?;
+            let Told { kind, classes: labels, teller } = self.told(task)?;
             let inputs = task.inputs(dir, (kind, &labels), supervised, seed).and_then(load);
             let test =
                 task.test(dir, (kind, &labels), seed).and_then(|settings| settings.map(load).transpose());
@@ -186,6 +193,7 @@ impl Session<'_> {
                 }
             }
             data.experts.push(recipe.expert_of(&task.name).filter(|_| kind != Kind::Generate));
+            data.tellers.push(teller);
         }
         if !problems.is_empty() {
             return Err(Failure::Usage(problems));
@@ -199,21 +207,6 @@ impl Session<'_> {
             Road::Measure(_) => measure::check(&data.inputs)?,
         }
         Ok(data)
-    }
-
-    /// What is done with the rows of a task, and its classes.
-    fn told(&self, task: &str) -> Result<(Kind, Vec<String>), Failure> {
-        let of = |model: &Model| adapt::tells(&expert(model)).map_err(refused);
-        match self.recipe.expert_of(task) {
-            Some(expert) => of(self.experts()[expert]),
-            // Without an expert of its own a task can be told by the words of the merged model alone.
-            None => match of(self.base()) {
-                Ok((Kind::Generate, labels)) => Ok((Kind::Generate, labels)),
-                _ => Err(Failure::usage(format!(
-                    "task `{task}`: no model has `task: {task}`, so nothing tells its classes; say which expert is of it"
-                ))),
-            },
-        }
     }
 
     /// Scores of rows that were learnt from are no scores, unless the user wants them.

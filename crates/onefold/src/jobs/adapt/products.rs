@@ -65,9 +65,10 @@ impl Product {
     pub(super) fn all(session: &Session<'_>, data: &Data) -> Vec<Self> {
         let mut products: Vec<Self> = Vec::new();
         let experts = session.experts();
-        for (task, expert) in session.recipe.tasks.iter().zip(&data.experts) {
+        for (task, teller) in session.recipe.tasks.iter().zip(&data.tellers) {
+            let expert = teller.head();
             let head = expert.map(|expert| (expert, adapt::head_tensors(experts[expert].checkpoint.dir())));
-            if products.iter().all(|product| product.expert() != *expert) {
+            if products.iter().all(|product| product.expert() != expert) {
                 let dir = head.as_ref().map_or_else(|| "language".to_owned(), |_| task.name.clone());
                 products.push(Self { dir: Some(dir), head });
             }

@@ -9,9 +9,12 @@ mod learn;
 mod measure;
 mod surgery;
 mod tasks;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod write;
+
+use std::path::Path;
 
 use onefold_merge::methods::measured;
 use onefold_merge::params::Level;
@@ -22,6 +25,7 @@ use onefold_train::statistics::SurgerySettings;
 pub use learn::Learning;
 pub use measure::Measured;
 pub use tasks::TaskInputs;
+pub use telling::{Classes, Telling};
 
 use super::edit;
 use super::fields;
@@ -106,6 +110,13 @@ impl AdaptRecipe {
         edit::apply(&mut documents, sets, problems);
         let recipe = read(documents.first()?, seed, transductive, problems)?;
         problems.is_empty().then_some(recipe)
+    }
+
+    /// The same with the classes that stand in files; paths are looked up in `dir`. Nothing if something is wrong, which is
+    /// reported.
+    pub fn with_classes(mut self, dir: &Path, problems: &mut Problems) -> Option<Self> {
+        self.tasks.iter_mut().for_each(|task| task.telling.read_classes(dir, problems));
+        problems.is_empty().then_some(self)
     }
 
     /// The recipe as it was understood, as YAML that reads back to an equal recipe (but for `text`).

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use onefold_train::data::shape::{Columns, Kind};
 use onefold_train::data::{DataError, TaskSettings, Unlabelled};
 
+use super::telling::{self, Telling};
 use crate::recipe::fields;
 use crate::recipe::keys::{Keys, POSITIVE};
 use crate::recipe::tune::tasks::{below, columns, name};
@@ -28,9 +29,12 @@ pub struct TaskInputs {
     pub max_bad_rows: usize,
     /// Whether inputs may have labels, which are not read.
     pub may_have_labels: bool,
+    /// How its classes are told.
+    pub telling: Telling,
 }
 
-/// Reads `tasks`; those that cannot be read are reported and left out. `samples` are taken of each that says nothing of it.
+/// Reads `tasks`; those that cannot be read are reported and left out. `samples` are taken of each that says nothing of it, where
+/// experts are measured.
 pub(super) fn read(top: &mut Keys<'_, '_>, transductive: bool, samples: Option<usize>) -> Vec<TaskInputs> {
     let Some(node) = top.node("tasks") else {
         let help = "list them, as in `tasks: [{name: code, inputs: code.jsonl}]`";
@@ -43,7 +47,7 @@ pub(super) fn read(top: &mut Keys<'_, '_>, transductive: bool, samples: Option<u
     for (i, item) in items.iter().enumerate() {
         let path = format!("tasks[{i}]");
         let Some(keys) = Keys::of(item, &path, "a task", top.problems) else { continue };
-        let Some(mut task) = task(keys, transductive) else { continue };
+        let Some(mut task) = task(keys, transductive, samples.is_none()) else { continue };
         task.samples = task.samples.or(samples);
         if tasks.iter().any(|before| before.name == task.name) {
             let message = format!("two tasks are called `{}`", task.name);
@@ -54,7 +58,7 @@ pub(super) fn read(top: &mut Keys<'_, '_>, transductive: bool, samples: Option<u
     tasks
 }
 
-fn task(mut keys: Keys<'_, '_>, transductive: bool) -> Option<TaskInputs> {
+fn task(mut keys: Keys<'_, '_>, transductive: bool, learns: bool) -> Option<TaskInputs> {
     let name = name(&mut keys);
     let paths = |found: Option<Vec<String>>| -> Vec<PathBuf> {
         found.unwrap_or_default().into_iter().map(PathBuf::from).collect()
@@ -79,6 +83,7 @@ fn task(mut keys: Keys<'_, '_>, transductive: bool) -> Option<TaskInputs> {
     let columns = columns(&mut keys);
     let max_bad_rows = keys.count("max_bad_rows", 0).unwrap_or_default() as usize;
     let labels = keys.choice("labels_in_inputs", &[("ignore", true), ("refuse", false)]);
+    let telling = telling::read(&mut keys, learns);
     keys.unused(&["labels"], "classes and their order are those of the expert's head");
     keys.unused(
         &["train", "validation"],
@@ -86,7 +91,17 @@ fn task(mut keys: Keys<'_, '_>, transductive: bool) -> Option<TaskInputs> {
     );
     keys.finish();
     let may_have_labels = labels.unwrap_or(transductive);
-    Some(TaskInputs { name: name?, inputs, test, weight, samples, columns, max_bad_rows, may_have_labels })
+    Some(TaskInputs {
+        name: name?,
+        inputs,
+        test,
+        weight,
+        samples,
+        columns,
+        max_bad_rows,
+        may_have_labels,
+        telling,
+    })
 }
 
 impl TaskInputs {

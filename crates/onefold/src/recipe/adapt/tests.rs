@@ -41,6 +41,40 @@ fn a_recipe_reads_and_writes_itself() {
 }
 
 #[test]
+fn classes_are_told_by_texts() {
+    let text =
+        "base_model: b\nmodels: [{model: a}]\ntasks: [{name: t, inputs: i.jsonl, classes: [cat, dog]}]\n";
+    let recipe = parse(text, false).unwrap();
+    let names = |names: &[&str]| Classes::Names(names.iter().map(|name| (*name).to_owned()).collect());
+    let templates = vec!["a photo of a {}.".to_owned()];
+    assert_eq!(recipe.tasks[0].telling, Telling::Texts { classes: names(&["cat", "dog"]), templates });
+    let again = parse(&recipe.to_yaml(), false).unwrap();
+    assert_eq!(AdaptRecipe { text: recipe.text.clone(), ..again }, recipe);
+    let dir = tempfile::tempdir().unwrap();
+    let of_file = text.replace("[cat, dog]", "names.txt, templates: ['{}', 'a {}']");
+    let recipe = parse(&of_file, false).unwrap();
+    let mut problems = Problems::new("r.yaml", &[], false);
+    assert!(recipe.clone().with_classes(dir.path(), &mut problems).is_none());
+    assert!(problems.to_string().contains("tasks[0].classes"), "{problems}");
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    std::fs::write(dir.path().join("names.txt"), "cat\n dog \n\n").unwrap();
+    let recipe = recipe.with_classes(dir.path(), &mut Problems::new("r.yaml", &[], false)).unwrap();
+    let templates = vec!["{}".to_owned(), "a {}".to_owned()];
+    assert_eq!(recipe.tasks[0].telling, Telling::Texts { classes: names(&["cat", "dog"]), templates });
+}
+
+#[test]
+fn classes_are_told_by_words() {
+    let task = "{name: t, inputs: i.jsonl, label_words: {positive: ' great', negative: ' bad'}}";
+    let text = format!("base_model: b\nmodels: [{{model: a}}]\ntasks: [{task}]\n");
+    let recipe = parse(&text, false).unwrap();
+    let words = [("positive", " great"), ("negative", " bad")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(recipe.tasks[0].telling, Telling::LabelWords(words.into()));
+    let again = parse(&recipe.to_yaml(), false).unwrap();
+    assert_eq!(AdaptRecipe { text: recipe.text.clone(), ..again }, recipe);
+}
+
+#[test]
 fn defaults_are_the_papers() {
     let text = "base_model: b\nmodels: [{model: a, task: t}]\ntasks: [{name: t, inputs: i.jsonl}]\n";
     let recipe = parse(text, false).unwrap();

@@ -2,10 +2,12 @@
 //!
 //! Experts of the encoder are made by `onefold tune`, each on a task of its own; those of the decoder are mergekit's.
 
+mod label_words;
 mod measured;
 mod refusals;
 mod runs;
 mod surgery;
+mod zero_shot;
 
 use std::fs;
 use std::path::Path;
