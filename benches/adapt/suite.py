@@ -67,7 +67,7 @@ SUITES = {
     "vision": Suite(
         tasks=("mnist", "fashion", "digits", "emoji", "tone", "clipart"), base="vit", rows="{task}-{part}.jsonl",
         head=("classifier",), trunk=("embeddings", "encoder", "layernorm"), fixed=(), batch={}, probe={"steps": 300, "lr": 1e-2},
-        expert={"steps": 500, "lr": 3e-4}, joint={"steps": 500, "lr": 3e-4}, adapt={"steps": 250, "lr": 2e-3},
+        expert={"steps": 300, "lr": 1e-4}, joint={"steps": 300, "lr": 1e-4}, adapt={"steps": 250, "lr": 2e-3},
         unseen=("digits", "clipart"),
     ),
 }

@@ -58,6 +58,9 @@ pub(super) fn read(
     if settings.normalise && top.has("clamp") {
         top.unused(&["clamp"], "normalised coefficients are within [0, 1] by themselves");
     }
+    if top.has("score") && tasks.iter().all(|task| task.test.is_empty()) {
+        top.unused(&["score"], "no task has rows to score with; name them by `test`");
+    }
     if settings.aim == Aim::CrossEntropy && settings.diversity > 0.0 {
         top.error("diversity", "it goes with `objective: entropy`", None);
     }

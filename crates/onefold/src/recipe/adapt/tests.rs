@@ -101,6 +101,7 @@ fn mistakes_are_told_together() {
         ("inputs: math/in.jsonl, ", "", "no `inputs`"),
         ("[0.1, 0.2, 0.3]", "fisher", "expected one of"),
         ("patience: 3", "min_delta: 0.1", "no `patience`"),
+        (", test: code/test.jsonl", "", "no task has rows to score with"),
         ("clamp: none", "clamp: none\nnormalize: true", "within [0, 1] by themselves"),
         ("task: math}", "task: code}", "two models are of the task `code`"),
         ("weight: 2", "weight: 0", "weight"),
