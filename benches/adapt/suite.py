@@ -221,10 +221,12 @@ class Bench:
             "base_model": str(self.args.data / self.suite.base),
             "models": [{"model": str(self.experts[task]), "task": task} for task in self.seen],
             "tasks": [{"name": task, "inputs": str(self.rows(task, "valid")), "labels_in_inputs": "ignore"} for task in self.seen],
-            "batch": {"examples": 16, **self.suite.batch},
         } | more
-        if more.get("merge_method") not in ("fisher", "regmean"):
-            recipe |= {"steps": self.suite.adapt["steps"], "optimizer": {"lr": self.suite.adapt["lr"]}}
+        if more.get("merge_method") in ("fisher", "regmean"):
+            recipe |= {"batch": self.suite.batch} if self.suite.batch else {}
+        else:
+            batch = {"examples": 16, **self.suite.batch}
+            recipe |= {"batch": batch, "steps": self.suite.adapt["steps"], "optimizer": {"lr": self.suite.adapt["lr"]}}
         if not (out / "onefold.json").exists():
             self.call("adapt", recipe, out, "--seed", str(self.seed))
         found = {task: self.accuracy(out / task, task, "test") for task in self.seen}
