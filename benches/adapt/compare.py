@@ -22,6 +22,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# Seconds between looks at the memory of a run that is timed: each takes time from one of its cores.
+LOOKS = 0.25
 sys.path += [str(HERE.parent / "merge"), str(HERE.parent / "tune")]
 
 import measure  # noqa: E402
@@ -76,7 +78,7 @@ def onefold(args, work, experts, dtype, steps, sample=None):
         place = Path(place)
         (place / "r.yaml").write_text(recipe(work, experts, dtype, steps))
         command = [args.onefold, "adapt", place / "r.yaml", "-o", place / "out", "--threads", "2", "--quiet"]
-        run = measure.run(list(map(str, command)), sample=sample or 0.05)
+        run = measure.run(list(map(str, command)), sample=sample or LOOKS)
         lines = [json.loads(line) for line in (place / "out/metrics.jsonl").read_text().splitlines()]
         file = json.loads((place / "out/coefficients.json").read_text())
     seconds = [line["seconds"] for line in lines if line["kind"] == "train"]
@@ -88,7 +90,7 @@ def peer(args, work, experts, dtype, steps):
     """The same of PyTorch."""
     with tempfile.NamedTemporaryFile("w+") as said:
         command = [args.python, HERE / "peer.py", "learn", work, experts, dtype, steps, said.name]
-        run = measure.run(list(map(str, command)), sample=0.05, env=args.environment)
+        run = measure.run(list(map(str, command)), sample=LOOKS, env=args.environment)
         line = json.loads(Path(said.name).read_text())
     return line | {"memory": run.peak_resident}
 
