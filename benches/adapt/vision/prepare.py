@@ -53,8 +53,9 @@ def write(root, name, rows):
     order = sorted(groups, key=str)
     random.Random(name).shuffle(order)
     rest = iter(order)
-    directory = root / name
-    directory.mkdir(exist_ok=True)
+    # Not beside what was unpacked: two packages have the names of tasks.
+    directory = root / "pictures" / name
+    directory.mkdir(parents=True, exist_ok=True)
     number = 0
     # The test first: it has its rows even where there are few.
     for part, most in reversed(list(zip(("train", "valid", "test"), ROWS[name]))):
@@ -62,7 +63,7 @@ def write(root, name, rows):
         while len(lines) < most and (group := next(rest, None)) is not None:
             for picture, label in groups[group]:
                 picture.convert("RGB").save(directory / f"{number}.png")
-                lines.append(json.dumps({"image": f"{name}/{number}.png", "label": label}))
+                lines.append(json.dumps({"image": f"pictures/{name}/{number}.png", "label": label}))
                 number += 1
         random.Random(part).shuffle(lines)
         (root / f"{name}-{part}.jsonl").write_text("\n".join(lines) + "\n")
