@@ -5,6 +5,7 @@
 //! block by block into a [`stream::Sink`]. Nothing here links a model engine, knows a model family, or holds a whole
 //! model; only the SVD methods and RegMean hold one whole matrix at a time.
 
+mod direct;
 pub mod emr;
 pub mod error;
 pub mod kernels;

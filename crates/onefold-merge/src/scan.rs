@@ -326,6 +326,17 @@ pub fn with_buffers<T>(work: impl FnOnce(&mut Buffers) -> T) -> T {
     answer
 }
 
+/// The same with two slices of numbers.
+pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut [Aligned; 2]) -> T) -> T {
+    thread_local! {
+        static SCRATCH: RefCell<[Aligned; 2]> = RefCell::default();
+    }
+    let mut scratch = SCRATCH.take();
+    let answer = work(&mut scratch);
+    SCRATCH.set(scratch);
+    answer
+}
+
 fn cut(range: Range<usize>, len: usize) -> Vec<Range<usize>> {
     pieces(range, len).collect()
 }
@@ -339,8 +350,8 @@ fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>>
 pub(crate) mod fixtures {
     use std::sync::Arc;
 
-    use onefold_checkpoint::tensor::Elements;
-    use onefold_checkpoint::{Dtype, Tensor};
+    use onefold_checkpoint::tensor::{Elements, Stored};
+    use onefold_checkpoint::{Dtype, Tensor, convert};
 
     use super::*;
 
@@ -351,6 +362,28 @@ pub(crate) mod fixtures {
         fn read(&self, start: usize, out: &mut [f32]) {
             out.copy_from_slice(&self.0[start..start + out.len()]);
         }
+    }
+
+    #[derive(Debug)]
+    struct Bytes(Dtype, Vec<u8>);
+
+    impl Elements for Bytes {
+        fn read(&self, start: usize, out: &mut [f32]) {
+            let (first, size) = (start * self.0.size(), self.0.size());
+            convert::widen(self.0, &self.1[first..first + out.len() * size], out);
+        }
+
+        fn stored(&self) -> Option<Stored<'_>> {
+            Some(Stored { dtype: self.0, bytes: &self.1 })
+        }
+    }
+
+    /// An operand that is stored as `dtype`, as in a file.
+    pub(crate) fn stored_operand(model: &str, dtype: Dtype, values: &[f32]) -> Operand {
+        let mut bytes = vec![0; values.len() * dtype.size()];
+        convert::narrow(dtype, values, &mut bytes);
+        let tensor = Tensor::new(dtype, vec![values.len()], Arc::new(Bytes(dtype, bytes)));
+        Operand { model: model.to_owned(), tensor }
     }
 
     pub(crate) fn operand(model: &str, shape: &[usize], values: &[f32]) -> Operand {

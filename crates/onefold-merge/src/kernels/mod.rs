@@ -6,6 +6,7 @@ use multiversion::multiversion;
 pub mod check;
 pub mod conflict;
 pub mod della;
+pub mod difference;
 pub mod mix;
 pub mod rank;
 pub mod reduce;

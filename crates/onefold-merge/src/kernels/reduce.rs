@@ -42,13 +42,17 @@ pub fn add_rough_gramian<'v>(n: usize, vector: impl Fn(usize) -> &'v [f32], out:
 /// of f32 are summed by [`dot`].
 pub(crate) fn rough_dot(x: &[f32], y: &[f32]) -> f64 {
     let sum = rough_sum(x, y);
-    // Too small for f32 to be told from zero, or beyond its range.
-    if sum.is_finite() && sum.abs() > 1e-25 { sum } else { dot(x, y) }
+    if sum.is_finite() && sum.abs() > LEAST { sum } else { dot(x, y) }
 }
+
+/// Sums of f32 below are too small to be told from zero.
+pub(crate) const LEAST: f64 = 1e-25;
+
+/// Lanes of a rough sum.
+pub(crate) const WIDE: usize = 64;
 
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
 fn rough_sum(x: &[f32], y: &[f32]) -> f64 {
-    const WIDE: usize = 64;
     let mut total = [0.0f64; WIDE];
     for (x, y) in x.chunks(16 * WIDE).zip(y.chunks(16 * WIDE)) {
         let mut lanes = [0.0f32; WIDE];
@@ -65,15 +69,20 @@ fn rough_sum(x: &[f32], y: &[f32]) -> f64 {
             total[lane] += f64::from(lanes[lane]);
         }
     }
-    // In halves, which a vector unit can do; one after the other would take longer than the products.
+    fold(total)
+}
+
+/// The sum of all lanes, in halves, which a vector unit can do: one after the other would take longer than the products.
+#[inline(always)]
+pub(crate) fn fold(mut lanes: [f64; WIDE]) -> f64 {
     let mut width = WIDE;
     while width > 1 {
         width /= 2;
         for lane in 0..width {
-            total[lane] += total[lane + width];
+            lanes[lane] += lanes[lane + width];
         }
     }
-    total[0]
+    lanes[0]
 }
 
 /// `Σ xᵢ yᵢ`.

@@ -14,6 +14,7 @@ use onefold_runtime::Aligned;
 
 use super::{BaseRole, Kernel, Method, ModelSurvey, Needs, Rule, Scratch, WEIGHT, combine, gta};
 use crate::MergeError;
+use crate::direct::Direct;
 use crate::kernels::mix::agreeing;
 use crate::kernels::{add, reduce};
 use crate::order::{self, Vectors as Ranked};
@@ -138,6 +139,11 @@ impl Vectors {
         rows
     }
 
+    /// The shorter way, for task vectors as they are.
+    fn direct<'a>(&self, scan: &'a Scan) -> Option<Direct<'a>> {
+        Direct::new(scan).filter(|_| self.filter.is_none())
+    }
+
     /// `Σₖ λₖ vₖ` of a block.
     fn sum(&self, view: &View<'_>, lambda: &[f64], scratch: &mut Scratch, out: &mut [f32]) {
         combine(lambda, self.of(view, scratch), out);
@@ -151,6 +157,10 @@ impl Vectors {
     /// # Panics
     /// If `out` is of another length.
     pub fn merge(&self, scan: &Scan, lambda: &[f64], out: &mut [f32]) -> Result<(), MergeError> {
+        if let Some(direct) = self.direct(scan) {
+            direct.merge(lambda, out);
+            return Ok(());
+        }
         scan.fill(out, |view, out| {
             let mut scratch = SCRATCH.take();
             self.sum(view, lambda, &mut scratch, out);
@@ -169,6 +179,9 @@ impl Vectors {
     /// # Panics
     /// If `gradient` is of another length.
     pub fn products(&self, scan: &Scan, gradient: &[f32]) -> Result<Vec<f64>, MergeError> {
+        if let Some(direct) = self.direct(scan) {
+            return Ok(direct.products(gradient));
+        }
         assert_eq!(gradient.len(), scan.len(), "the gradient of `{}`", scan.name);
         let parts = scan.map_runs(|view| {
             let mut scratch = SCRATCH.take();

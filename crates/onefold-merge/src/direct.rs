@@ -1,0 +1,181 @@
+//! Sums over the vectors of a tensor that are used as they are read, and not kept: for what is done again and again with the same
+//! files, as in every step of learning coefficients. [`Scan::load`] takes a strip of every file in turn and writes all vectors of a
+//! block before anything is done with them. Here a whole block of one file is widened and used before the next file is
+//! read: long runs of each file, and half as much written.
+//!
+//! What is computed of an element is computed in the order of the loops over loaded blocks: a merge has the same bits.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::kernels::{add_to_origin, difference, reduce};
+use crate::scan::{BLOCK, Grain, Operand, Scan, with_scratch};
+
+/// A scan of stored tensors with an origin, whose numbers are known to be finite or need not be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Direct<'a> {
+    scan: &'a Scan,
+    origin: &'a Operand,
+}
+
+impl<'a> Direct<'a> {
+    /// None if vectors are not plain differences of stored tensors, or have still to be checked: then blocks are loaded.
+    pub(crate) fn new(scan: &'a Scan) -> Option<Self> {
+        let stored = || scan.tensors().all(|tensor| tensor.stored().is_some());
+        let origin = scan.origin.as_ref().filter(|_| scan.options.allow_non_finite && stored())?;
+        Some(Self { scan, origin })
+    }
+
+    /// `origin + Σₖ λₖ (xₖ − origin)` to `out`; where the sum is zero the origin stays as it is.
+    ///
+    /// # Panics
+    /// If `out` is of another length.
+    pub(crate) fn merge(&self, lambda: &[f64], out: &mut [f32]) {
+        assert_eq!(out.len(), self.scan.len(), "the destination of `{}`", self.scan.name);
+        // As long as the spans of `Scan::spans`.
+        let span = (self.scan.options.span / BLOCK).max(1) * BLOCK;
+        let of = |(number, out): (usize, &mut [f32])| {
+            let starts = (number * span..).step_by(BLOCK);
+            starts.zip(out.chunks_mut(BLOCK)).for_each(|(start, out)| self.merge_block(start, lambda, out));
+        };
+        if out.len() <= span {
+            return of((0, out));
+        }
+        out.par_chunks_mut(span).enumerate().for_each(of);
+    }
+
+    fn merge_block(&self, start: usize, lambda: &[f64], out: &mut [f32]) {
+        with_scratch(|[origin, x]| {
+            read(self.origin, start, out.len(), origin);
+            for (number, (operand, lambda)) in self.scan.operands.iter().zip(lambda).enumerate() {
+                read(operand, start, out.len(), x);
+                match number {
+                    0 => difference::scaled(out, *lambda as f32, x, origin),
+                    _ => difference::add_scaled(out, *lambda as f32, x, origin),
+                }
+            }
+            add_to_origin(out, origin);
+        });
+    }
+
+    /// `⟨gradient, xₖ − origin⟩` of each operand, to some 1e-7; the same on any number of threads.
+    ///
+    /// # Panics
+    /// If `gradient` is of another length.
+    pub(crate) fn products(&self, gradient: &[f32]) -> Vec<f64> {
+        assert_eq!(gradient.len(), self.scan.len(), "the gradient of `{}`", self.scan.name);
+        let of = |span: &Range<usize>| -> Vec<Vec<f64>> {
+            let blocks = self.scan.blocks_of(span.clone(), Grain::Element);
+            blocks.into_iter().map(|block| self.products_of_block(block.start, &gradient[block])).collect()
+        };
+        let parts: Vec<Vec<Vec<f64>>> = match &self.scan.spans(Grain::Element)[..] {
+            [span] => vec![of(span)],
+            spans => spans.par_iter().map(of).collect(),
+        };
+        reduce::sum_in_order(parts.into_iter().flatten(), self.scan.k())
+    }
+
+    fn products_of_block(&self, start: usize, gradient: &[f32]) -> Vec<f64> {
+        with_scratch(|[origin, x]| {
+            read(self.origin, start, gradient.len(), origin);
+            let product = |operand: &Operand| {
+                read(operand, start, gradient.len(), x);
+                difference::rough_dot(gradient, x, origin)
+            };
+            self.scan.operands.iter().map(product).collect()
+        })
+    }
+}
+
+/// Reads `len` elements.
+fn read(operand: &Operand, start: usize, len: usize, to: &mut onefold_runtime::Aligned) {
+    to.resize(len);
+    operand.tensor.read(start, to);
+}
+
+#[cfg(test)]
+mod tests {
+    use onefold_checkpoint::Dtype;
+
+    use super::*;
+    use crate::methods::combine;
+    use crate::scan::fixtures::stored_operand;
+    use crate::scan::{ScanOptions, View};
+
+    fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 + seed * 101) % 977) as f32 / 977.0 - 0.5).collect()
+    }
+
+    /// Three experts of a base; every fifth number of an expert is the base's.
+    fn scan(len: usize, dtype: Dtype, allow_non_finite: bool) -> Scan {
+        let base = numbers(len, 0);
+        let expert = |k: usize| -> Vec<f32> {
+            let of = numbers(len, k);
+            (0..len).map(|i| if i % 5 == 0 { base[i] } else { of[i] }).collect()
+        };
+        Scan {
+            name: "w".into(),
+            shape: vec![len],
+            origin: Some(stored_operand("base", Dtype::F32, &base)),
+            operands: (1..4).map(|k| stored_operand(&format!("m{k}"), dtype, &expert(k))).collect(),
+            statistics: Vec::new(),
+            options: ScanOptions { span: 2 * BLOCK, allow_non_finite },
+        }
+    }
+
+    const LENGTHS: [usize; 6] = [0, 1, 63, BLOCK, 2 * BLOCK + 1, 5 * BLOCK - 1];
+
+    #[test]
+    fn a_merge_has_the_bits_of_one_with_loaded_blocks() {
+        let lambda = [0.3, -0.7, 1.1];
+        for (len, dtype) in LENGTHS.into_iter().flat_map(|len| [(len, Dtype::F32), (len, Dtype::BF16)]) {
+            let (mut found, mut expected) = (vec![7.0; len], vec![9.0; len]);
+            Direct::new(&scan(len, dtype, true)).unwrap().merge(&lambda, &mut found);
+            let loaded = |view: &View<'_>, out: &mut [f32]| {
+                combine(&lambda, view.vectors, out);
+                add_to_origin(out, view.origin.unwrap());
+            };
+            scan(len, dtype, false).fill(&mut expected, loaded).unwrap();
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&found), bits(&expected), "{len} of {dtype}");
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_exact_sums_on_any_number_of_threads() {
+        for len in LENGTHS {
+            let (scan, gradient) = (scan(len, Dtype::F32, true), numbers(len, 9));
+            let on = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| Direct::new(&scan).unwrap().products(&gradient))
+            };
+            assert_eq!(on(1), on(2), "{len}");
+            let parts = scan.map(Grain::Element, |view| {
+                let here = &gradient[view.start..view.start + view.len()];
+                view.vectors.iter().map(|v| reduce::dot(here, v)).collect()
+            });
+            for (found, exact) in on(1).iter().zip(reduce::sum_in_order(parts.unwrap(), 3)) {
+                assert!((found - exact).abs() <= 1e-6 * len as f64, "{len}: {found} {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_that_are_tiny_are_not_lost() {
+        let (scan, len) = (scan(100, Dtype::F32, true), 100);
+        let of = |scale: f32| {
+            let gradient: Vec<f32> = numbers(len, 9).iter().map(|v| v * scale).collect();
+            Direct::new(&scan).unwrap().products(&gradient)
+        };
+        for (tiny, plain) in of(2f32.powi(-110)).iter().zip(of(1.0)) {
+            assert!((tiny * 2f64.powi(110) / plain - 1.0).abs() < 1e-5, "{tiny} {plain}");
+        }
+    }
+
+    #[test]
+    fn what_has_still_to_be_checked_is_loaded() {
+        assert!(Direct::new(&scan(4, Dtype::F32, false)).is_none());
+        assert!(Direct::new(&Scan { origin: None, ..scan(4, Dtype::F32, true) }).is_none());
+    }
+}
