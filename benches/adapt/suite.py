@@ -67,7 +67,7 @@ SUITES = {
     "vision": Suite(
         tasks=("mnist", "fashion", "digits", "emoji", "tone", "clipart"), base="vit", rows="{task}-{part}.jsonl",
         head=("classifier",), trunk=("embeddings", "encoder", "layernorm"), fixed=(), batch={}, probe={"steps": 300, "lr": 1e-2},
-        expert={"steps": 300, "lr": 1e-4}, joint={"steps": 300, "lr": 1e-4}, adapt={"steps": 250, "lr": 2e-3},
+        expert={"steps": 300, "lr": 1e-4}, joint={"steps": 600, "lr": 5e-4}, adapt={"steps": 250, "lr": 2e-3},
         unseen=("digits", "clipart"),
     ),
 }
@@ -172,7 +172,7 @@ class Bench:
         return self.tuned(f"expert-{task}", self.heads[task], tasks, freeze, self.suite.expert)
 
     def joint(self):
-        """One trunk tuned on all tasks, with heads of its own: as many steps as an expert, of as many rows of each task."""
+        """One trunk tuned on all tasks, with heads of its own: of pictures as many steps as head and expert together, of as many rows of each task."""
         tasks = [{"name": task, "train": str(self.rows(task, "train"))} for task in self.suite.tasks]
         base_model = self.args.data / self.suite.base
         return self.tuned("joint", base_model, tasks, list(self.suite.fixed), self.suite.joint)

@@ -28,6 +28,26 @@ pub trait Elements: Send + Sync + fmt::Debug {
     fn stored(&self) -> Option<Stored<'_>> {
         None
     }
+
+    /// What is added to a base, if the tensor is such a sum.
+    fn update(&self) -> Option<&dyn Update> {
+        None
+    }
+}
+
+/// A low-rank update of a weight: the tensor is `base + L · R`, seen as a matrix.
+pub trait Update: Send + Sync {
+    /// What it is added to.
+    fn base(&self) -> &Tensor;
+
+    /// Rows of L, the rank, columns of R.
+    fn dimensions(&self) -> [usize; 3];
+
+    /// Rows of L to `out`, turned: `[rank, rows]`; scaled so that nothing else has to be.
+    fn read_left(&self, rows: Range<usize>, out: &mut [f32]);
+
+    /// R to `out`, `[rank, columns]`.
+    fn read_right(&self, out: &mut [f32]);
 }
 
 /// The bytes of a tensor as they lie in a file.
@@ -116,6 +136,11 @@ impl Tensor {
     /// The bytes as stored, if they lie in one piece.
     pub fn stored(&self) -> Option<Stored<'_>> {
         self.elements.stored()
+    }
+
+    /// What is added to a base, if the tensor is computed as the sum of one and a low-rank update.
+    pub fn update(&self) -> Option<&dyn Update> {
+        self.elements.update()
     }
 
     /// Whether both tensors are the same bytes of the same file: tied weights.

@@ -4,15 +4,20 @@
 //! read: long runs of each file, and half as much written.
 //!
 //! What is computed of an element is computed in the order of the loops over loaded blocks: a merge has the same bits.
+//!
+//! The inner product with a low-rank update needs no dense one: `⟨G, L·R⟩ = ⟨G·Rᵀ, L⟩`.
+
+mod low_rank;
 
 use std::ops::Range;
 
+use onefold_checkpoint::tensor::Update;
 use rayon::prelude::*;
 
 use crate::kernels::{add_to_origin, difference, reduce};
 use crate::scan::{BLOCK, Grain, Operand, Scan, with_scratch};
 
-/// A scan of stored tensors with an origin, whose numbers are known to be finite or need not be.
+/// A scan of task vectors, whose numbers are known to be finite or need not be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Direct<'a> {
     scan: &'a Scan,
@@ -20,10 +25,9 @@ pub(crate) struct Direct<'a> {
 }
 
 impl<'a> Direct<'a> {
-    /// None if vectors are not plain differences of stored tensors, or have still to be checked: then blocks are loaded.
+    /// None if vectors are not differences from an origin, or have still to be checked: then blocks are loaded.
     pub(crate) fn new(scan: &'a Scan) -> Option<Self> {
-        let stored = || scan.tensors().all(|tensor| tensor.stored().is_some());
-        let origin = scan.origin.as_ref().filter(|_| scan.options.allow_non_finite && stored())?;
+        let origin = scan.origin.as_ref().filter(|_| scan.options.allow_non_finite)?;
         Some(Self { scan, origin })
     }
 
@@ -65,25 +69,57 @@ impl<'a> Direct<'a> {
     /// If `gradient` is of another length.
     pub(crate) fn products(&self, gradient: &[f32]) -> Vec<f64> {
         assert_eq!(gradient.len(), self.scan.len(), "the gradient of `{}`", self.scan.name);
+        let (updates, dense) = self.updates();
+        let mut products = vec![0.0; self.scan.k()];
+        for (at, product) in dense.iter().zip(self.dense_products(&dense, gradient)) {
+            products[*at] = product;
+        }
+        let (at, updates): (Vec<usize>, Vec<&dyn Update>) = updates.into_iter().unzip();
+        for (at, product) in at.into_iter().zip(low_rank::products(&updates, gradient)) {
+            products[at] = product;
+        }
+        products
+    }
+
+    /// Operands that are a low-rank update of the origin, and all others but those that are the origin.
+    fn updates(&self) -> (Vec<(usize, &'a dyn Update)>, Vec<usize>) {
+        let (mut updates, mut dense) = (Vec::new(), Vec::new());
+        let operands = self.scan.operands.iter().enumerate();
+        // What an adapter leaves as it is.
+        let changed = |operand: &Operand| !operand.tensor.same_storage(&self.origin.tensor);
+        for (at, operand) in operands.filter(|(_, operand)| changed(operand)) {
+            match operand.tensor.update().filter(|update| update.base().same_storage(&self.origin.tensor)) {
+                Some(update) => updates.push((at, update)),
+                None => dense.push(at),
+            }
+        }
+        (updates, dense)
+    }
+
+    /// The products of some operands, block by block.
+    fn dense_products(&self, operands: &[usize], gradient: &[f32]) -> Vec<f64> {
+        if operands.is_empty() {
+            return Vec::new();
+        }
         let of = |span: &Range<usize>| -> Vec<Vec<f64>> {
-            let blocks = self.scan.blocks_of(span.clone(), Grain::Element);
-            blocks.into_iter().map(|block| self.products_of_block(block.start, &gradient[block])).collect()
+            let blocks = self.scan.blocks_of(span.clone(), Grain::Element).into_iter();
+            blocks.map(|block| self.products_of_block(operands, block.start, &gradient[block])).collect()
         };
         let parts: Vec<Vec<Vec<f64>>> = match &self.scan.spans(Grain::Element)[..] {
             [span] => vec![of(span)],
             spans => spans.par_iter().map(of).collect(),
         };
-        reduce::sum_in_order(parts.into_iter().flatten(), self.scan.k())
+        reduce::sum_in_order(parts.into_iter().flatten(), operands.len())
     }
 
-    fn products_of_block(&self, start: usize, gradient: &[f32]) -> Vec<f64> {
+    fn products_of_block(&self, operands: &[usize], start: usize, gradient: &[f32]) -> Vec<f64> {
         with_scratch(|[origin, x]| {
             read(self.origin, start, gradient.len(), origin);
-            let product = |operand: &Operand| {
-                read(operand, start, gradient.len(), x);
+            let product = |at: &usize| {
+                read(&self.scan.operands[*at], start, gradient.len(), x);
                 difference::rough_dot(gradient, x, origin)
             };
-            self.scan.operands.iter().map(product).collect()
+            operands.iter().map(product).collect()
         })
     }
 }
@@ -100,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::methods::combine;
-    use crate::scan::fixtures::stored_operand;
+    use crate::scan::fixtures::{stored_operand, updated_operand};
     use crate::scan::{ScanOptions, View};
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
@@ -157,6 +193,34 @@ mod tests {
             });
             for (found, exact) in on(1).iter().zip(reduce::sum_in_order(parts.unwrap(), 3)) {
                 assert!((found - exact).abs() <= 1e-6 * len as f64, "{len}: {found} {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_with_low_rank_updates_are_those_with_what_they_add() {
+        for (rows, cols) in [(1, 5), (300, 70), (128, 33)] {
+            let mut scan = scan(rows * cols, Dtype::F32, true);
+            scan.shape = vec![rows, cols];
+            let number = |i: usize| ((i * 31) % 17) as f32 / 17.0 - 0.5;
+            let origin = scan.origin.clone().unwrap();
+            // Of another base it is no update of the origin.
+            for (base, rank) in [(&origin, 1), (&scan.operands[1].clone(), 4), (&origin, 19)] {
+                scan.operands.push(updated_operand("adapter", base, [rows, rank, cols], number));
+            }
+            scan.operands.push(origin);
+            let gradient = numbers(rows * cols, 9);
+            let parts = scan.map(Grain::Element, |view| {
+                let here = &gradient[view.start..view.start + view.len()];
+                view.vectors.iter().map(|v| reduce::dot(here, v)).collect()
+            });
+            let expected = reduce::sum_in_order(parts.unwrap(), scan.k());
+            let direct = Direct::new(&scan).unwrap();
+            assert_eq!(direct.updates().1, [0, 1, 2, 4]);
+            assert_eq!(expected.last(), Some(&0.0));
+            for (found, expected) in direct.products(&gradient).iter().zip(expected) {
+                let bound = 1e-6 * (rows * cols) as f64;
+                assert!((found - expected).abs() <= bound, "{rows} {cols}: {found} {expected}");
             }
         }
     }

@@ -350,7 +350,7 @@ fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>>
 pub(crate) mod fixtures {
     use std::sync::Arc;
 
-    use onefold_checkpoint::tensor::{Elements, Stored};
+    use onefold_checkpoint::tensor::{Elements, Stored, Update};
     use onefold_checkpoint::{Dtype, Tensor, convert};
 
     use super::*;
@@ -376,6 +376,66 @@ pub(crate) mod fixtures {
         fn stored(&self) -> Option<Stored<'_>> {
             Some(Stored { dtype: self.0, bytes: &self.1 })
         }
+    }
+
+    /// `base + left · right`, with left `[rows, rank]` turned.
+    #[derive(Debug)]
+    struct Updated {
+        base: Tensor,
+        left: Vec<f32>,
+        right: Vec<f32>,
+        dimensions: [usize; 3],
+    }
+
+    impl Elements for Updated {
+        fn read(&self, start: usize, out: &mut [f32]) {
+            self.base.read(start, out);
+            let [rows, rank, cols] = self.dimensions;
+            for (at, out) in (start..).zip(out) {
+                let term = |k: usize| self.left[k * rows + at / cols] * self.right[k * cols + at % cols];
+                *out += (0..rank).map(term).sum::<f32>();
+            }
+        }
+
+        fn update(&self) -> Option<&dyn Update> {
+            Some(self)
+        }
+    }
+
+    impl Update for Updated {
+        fn base(&self) -> &Tensor {
+            &self.base
+        }
+
+        fn dimensions(&self) -> [usize; 3] {
+            self.dimensions
+        }
+
+        fn read_left(&self, rows: std::ops::Range<usize>, out: &mut [f32]) {
+            for (k, line) in out.chunks_mut(rows.len()).enumerate() {
+                line.copy_from_slice(&self.left[k * self.dimensions[0]..][rows.clone()]);
+            }
+        }
+
+        fn read_right(&self, out: &mut [f32]) {
+            out.copy_from_slice(&self.right);
+        }
+    }
+
+    /// A base `[rows, cols]` with a low-rank update.
+    pub(crate) fn updated_operand(
+        model: &str,
+        base: &Operand,
+        dimensions: [usize; 3],
+        number: impl Fn(usize) -> f32,
+    ) -> Operand {
+        let [rows, rank, cols] = dimensions;
+        let left = (0..rank * rows).map(&number).collect();
+        let right = (0..rank * cols).map(|i| number(i + 7)).collect();
+        let base = base.tensor.clone();
+        let tensor =
+            Tensor::new(Dtype::F32, vec![rows, cols], Arc::new(Updated { base, left, right, dimensions }));
+        Operand { model: model.to_owned(), tensor }
     }
 
     /// An operand that is stored as `dtype`, as in a file.

@@ -12,12 +12,13 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use multiversion::multiversion;
 
 use crate::Tensor;
-use crate::tensor::{Elements, for_each_row_part};
+use crate::tensor::{Elements, Update, for_each_row_part};
 
 /// Tile: the block of R (`RANKS × COLS`) stays in the first-level cache while the rows pass over it.
 const ROWS: usize = 32;
@@ -76,6 +77,31 @@ impl Elements for LowRank {
                 }
             });
         }
+    }
+
+    fn update(&self) -> Option<&dyn Update> {
+        // DoRA scales the base as well.
+        self.dora.is_none().then_some(self)
+    }
+}
+
+impl Update for LowRank {
+    fn base(&self) -> &Tensor {
+        &self.base
+    }
+
+    fn dimensions(&self) -> [usize; 3] {
+        [self.left.count, self.rank, self.right.count]
+    }
+
+    fn read_left(&self, rows: Range<usize>, out: &mut [f32]) {
+        self.left.read((0, self.rank), self.rank, (rows.start, rows.len()), rows.len(), out);
+        out.iter_mut().for_each(|value| *value *= self.scaling);
+    }
+
+    fn read_right(&self, out: &mut [f32]) {
+        let cols = self.right.count;
+        self.right.read((0, self.rank), self.rank, (0, cols), cols, out);
     }
 }
 
@@ -176,9 +202,10 @@ impl Factor {
         }
         let mut strip = [0f32; RANKS];
         for i in 0..count {
-            self.tensor.read((start + i) * rank + first, &mut strip[..ranks]);
-            for (k, value) in strip[..ranks].iter().enumerate() {
-                out[k * stride + i] = *value;
+            for k in (0..ranks).step_by(RANKS) {
+                let strip = &mut strip[..RANKS.min(ranks - k)];
+                self.tensor.read((start + i) * rank + first + k, strip);
+                strip.iter().zip(k..).for_each(|(value, k)| out[k * stride + i] = *value);
             }
         }
     }

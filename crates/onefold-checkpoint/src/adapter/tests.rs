@@ -47,6 +47,38 @@ fn whole(tensor: &Tensor) -> Vec<f32> {
     values
 }
 
+/// What is said of an update as factors, with what is computed.
+#[test]
+fn updates_are_a_base_and_a_product() {
+    let mut found = BTreeMap::new();
+    for (case, base) in CASES {
+        let base = Checkpoint::open(&testdata().join(format!("base_{base}"))).unwrap();
+        let merged = apply(base, &testdata().join(case)).unwrap();
+        let updates = merged.tensors().values().filter_map(|tensor| Some((tensor, tensor.update()?)));
+        for (tensor, update) in updates {
+            let [rows, rank, cols] = update.dimensions();
+            let (mut left, mut right) = (vec![0.0; rank * rows], vec![0.0; rank * cols]);
+            update.read_left(0..rows, &mut left);
+            update.read_right(&mut right);
+            let (base, expected) = (whole(update.base()), whole(tensor));
+            let largest = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
+            for (at, expected) in expected.iter().enumerate() {
+                let sum: f32 =
+                    (0..rank).map(|k| left[k * rows + at / cols] * right[k * cols + at % cols]).sum();
+                assert!((base[at] + sum - expected).abs() <= TOLERANCE * largest, "{case}: {at}");
+            }
+            // Some rows alone.
+            let mut part = vec![0.0; rank * (rows - 1)];
+            update.read_left(1..rows, &mut part);
+            let same = |k: usize| part[k * (rows - 1)..][..rows - 1] == left[k * rows + 1..(k + 1) * rows];
+            assert!((0..rank).all(same), "{case}");
+            *found.entry(case).or_insert(0) += 1;
+        }
+    }
+    assert!(found["plain"] > 0 && found["gpt2"] > 0 && found["embedding"] > 0, "{found:?}");
+    assert!(!found.contains_key("dora"), "it scales the base, too: {found:?}");
+}
+
 #[test]
 fn merged_tensors_are_those_of_peft() {
     for (case, base) in CASES {

@@ -50,6 +50,44 @@ fn no_step_is_task_arithmetic() {
     assert!(weights("out") == weights("ta"));
 }
 
+/// Their inner products are taken in low rank; what is learnt is what is learnt of the models that they make.
+#[test]
+fn experts_may_be_adapters() {
+    let dir = decoder();
+    let dir = dir.path();
+    for name in ["next", "turn"] {
+        let recipe = format!(
+            "base_model: base\ntasks: [{{name: {name}, train: {name}.jsonl}}]\nadapter: {{r: 3}}\noptimizer: {{lr: 2e-2}}\n\
+             batch: {{examples: 4}}\nsteps: 8\nvalidation: false\n"
+        );
+        fs::write(dir.join("tune.yaml"), recipe).unwrap();
+        onefold(dir, &["tune", "tune.yaml", "-o", &format!("lora-{name}")]).ok();
+        let whole =
+            format!("merge_method: passthrough\ndtype: float32\nmodels: [{{model: base+lora-{name}}}]\n");
+        fs::write(dir.join("whole.yaml"), whole).unwrap();
+        onefold(dir, &["merge", "whole.yaml", "-o", &format!("whole-{name}")]).ok();
+    }
+    let learnt = |[a, b]: [&str; 2], out: &str| {
+        let recipe = DECODER.replace("expert-a", a).replace("expert-b", b);
+        adapt(dir, &recipe, out, &[]).ok();
+        json_file(&dir.join(out).join("coefficients.json"))["coefficients"].as_object().unwrap().clone()
+    };
+    let of_adapters = learnt(["base+lora-next", "base+lora-turn"], "out");
+    let of_models = learnt(["whole-next", "whole-turn"], "other");
+    let mut moved = 0;
+    for (name, pair) in &of_adapters {
+        let pairs = [pair, &of_models[name]].map(|pair| [0, 1].map(|k| pair[k].as_f64().unwrap()));
+        // A tensor that an adapter does not change has no gradient.
+        moved += usize::from(pairs[0] != [0.3, 0.3]);
+        let apart = (pairs[0][0] - pairs[1][0]).abs().max((pairs[0][1] - pairs[1][1]).abs());
+        assert!(apart < 1e-4, "{name}: {pairs:?}");
+    }
+    assert!(moved > 0, "something was learnt");
+    onefold(dir, &["merge", "out/merge.yaml", "-o", "again"]).ok();
+    let weights = |out: &str| fs::read(dir.join(out).join("model.safetensors")).unwrap();
+    assert!(weights("out") == weights("again"));
+}
+
 #[test]
 fn every_head_gets_the_merged_trunk() {
     let dir = experts();
