@@ -86,6 +86,9 @@ LEARNT = {
     "AdaMerging, per layer": {"granularity": "block"},
     "AdaMerging, per tensor": {},
     "AdaMerging++, per tensor": {"merge_method": "adamerging_plus"},
+    "AdaMerging, sums of one": {"normalize": True},
+    # What coefficients per tensor could give: learnt from labels, which all others above do not see.
+    "AdaMerging, with labels": {"objective": "ce", "optimizer": {"lr": 1e-2}},
 }
 
 
@@ -172,7 +175,7 @@ class Bench:
         return self.tuned(f"expert-{task}", self.heads[task], tasks, freeze, self.suite.expert)
 
     def joint(self):
-        """One trunk tuned on all tasks, with heads of its own: of pictures as many steps as head and expert together, of as many rows of each task."""
+        """One trunk tuned on all tasks, with heads of its own; a step has as many rows of each task as one of its expert."""
         tasks = [{"name": task, "train": str(self.rows(task, "train"))} for task in self.suite.tasks]
         base_model = self.args.data / self.suite.base
         return self.tuned("joint", base_model, tasks, list(self.suite.fixed), self.suite.joint)
@@ -217,18 +220,19 @@ class Bench:
     def adapted(self, name, more):
         """The same of what is learnt, or measured, on unlabelled rows."""
         out = self.work / "adapted" / (name.replace(" ", "-") + self.kind)
+        labels = {} if "objective" in more else {"labels_in_inputs": "ignore"}
         recipe = {
             "base_model": str(self.args.data / self.suite.base),
             "models": [{"model": str(self.experts[task]), "task": task} for task in self.seen],
-            "tasks": [{"name": task, "inputs": str(self.rows(task, "valid")), "labels_in_inputs": "ignore"} for task in self.seen],
-        } | more
+            "tasks": [{"name": task, "inputs": str(self.rows(task, "valid"))} | labels for task in self.seen],
+        }
         if more.get("merge_method") in ("fisher", "regmean"):
             recipe |= {"batch": self.suite.batch} if self.suite.batch else {}
         else:
             batch = {"examples": 16, **self.suite.batch}
             recipe |= {"batch": batch, "steps": self.suite.adapt["steps"], "optimizer": {"lr": self.suite.adapt["lr"]}}
         if not (out / "onefold.json").exists():
-            self.call("adapt", recipe, out, "--seed", str(self.seed))
+            self.call("adapt", recipe | more, out, "--seed", str(self.seed))
         found = {task: self.accuracy(out / task, task, "test") for task in self.seen}
         for task in self.suite.tasks:
             if task not in found:
