@@ -25,15 +25,15 @@ fn parts(memory: &Memory) -> [(&'static str, u64); 7] {
     ]
 }
 
-/// Refuses rounds that take more than `limit`.
-pub(super) fn check(ready: &Ready, limit: Option<u64>) -> Result<(), Failure> {
-    let Some(limit) = limit.filter(|limit| total(&ready.memory) > *limit) else { return Ok(()) };
-    let parts = parts(&ready.memory).map(|(name, bytes)| format!("{name} {}", show_bytes(bytes)));
+/// Refuses tuning that takes more than `limit`.
+pub(super) fn check(memory: &Memory, limit: Option<u64>) -> Result<(), Failure> {
+    let Some(limit) = limit.filter(|limit| total(memory) > *limit) else { return Ok(()) };
+    let parts = parts(memory).map(|(name, bytes)| format!("{name} {}", show_bytes(bytes)));
     Err(Failure::usage(format!(
         "--max-memory {}: tuning needs {} ({}); take a smaller `batch.micro` or `batch.length`, `gradient_checkpointing: true`, or an \
          `adapter`",
         show_bytes(limit),
-        show_bytes(total(&ready.memory)),
+        show_bytes(total(memory)),
         parts.join(", ")
     )))
 }

@@ -28,6 +28,7 @@ use onefold_train::tune::{
 };
 use serde_json::{Value, json};
 
+use super::dry_run;
 use super::setup::{World, refused};
 use crate::jobs::place;
 use crate::progress::Failure;
@@ -150,7 +151,7 @@ impl Part<'_> {
         settings.schedule =
             ScheduleSettings { kind: ScheduleKind::Constant, warmup: Span::Share(0.0), floor: 0.0 };
         let begin = Instant::now();
-        let tuned = self.train(&run, (settings, mixture), prepared, None).map_err(job_failed)?;
+        let tuned = self.train(&run, (settings, mixture), prepared, None)?;
         let record = self.record(&tuned, begin.elapsed().as_secs_f64(), &run)?;
         self.finish_head(run, &tuned.parameters, &record)
     }
@@ -186,8 +187,7 @@ impl Part<'_> {
             prepare(&self.begin.dir, self.task, &trainable, &part, settings.seed).map_err(refused)?;
         let carried = self.state.map(|dir| dir.join(OPTIMIZER)).filter(|_| recipe.carried && self.round > 1);
         let begin = Instant::now();
-        let tuned =
-            self.train(&run, (settings, mixture), prepared, carried.as_deref()).map_err(job_failed)?;
+        let tuned = self.train(&run, (settings, mixture), prepared, carried.as_deref())?;
         let seconds = begin.elapsed().as_secs_f64();
         run.prune(0, &[]).map_err(Failure::job)?;
         let stamp = Stamp {
@@ -239,20 +239,25 @@ impl Part<'_> {
         (settings, mixture): (Settings, Mixture),
         prepared: Prepared,
         carried: Option<&Path>,
-    ) -> Result<Tuned, TuneError> {
-        let (plan, sampler, balancer) = plan(settings, mixture, self.task, &prepared)?;
-        tune::run(tune::Job {
+    ) -> Result<Tuned, Failure> {
+        let (plan, sampler, balancer) = plan(settings, mixture, self.task, &prepared).map_err(refused)?;
+        let tasks = std::slice::from_ref(self.task);
+        let (world, place) = (self.world, (self.begin.dir.as_path(), self.world.base().checkpoint.size()));
+        let memory = plan.memory(tasks, &prepared.parameters, &balancer, place).map_err(refused)?;
+        dry_run::check(&memory, world.common.max_memory)?;
+        let tuned = tune::run(tune::Job {
             plan: &plan,
-            tasks: std::slice::from_ref(self.task),
+            tasks,
             parameters: prepared.parameters,
             sampler,
             balancer,
             base: &self.begin.dir,
-            name: &self.world.base().label,
+            name: &world.base().label,
             run,
             carried,
-            observer: self.world.shell,
-        })
+            observer: world.shell,
+        });
+        tuned.map_err(Failure::job)
     }
 
     /// What came of it.
@@ -289,10 +294,6 @@ fn keep_metrics(from: &Path, made: &Path) -> Result<(), CheckpointError> {
         Ok(bytes) => write_file(&made.join(METRICS), &bytes, false),
         Err(_) => Ok(()),
     }
-}
-
-fn job_failed(error: TuneError) -> Failure {
-    Failure::job(error)
 }
 
 fn failed(error: Failed) -> Failure {

@@ -89,8 +89,11 @@ impl Merging<'_> {
             .map_err(Failure::job)?;
         }
         if self.world.recipe.merge.adapters == Adapters::Concatenate {
-            let coefficients = statistics.iter().flatten().find_map(|found| found.coefficients.clone());
-            let weights = coefficients.unwrap_or_default();
+            // What is copied has a coefficient of its own.
+            let k = self.vectors.len();
+            let found = statistics.iter().flatten().filter_map(|found| found.coefficients.as_ref());
+            let weights = found.into_iter().find(|weights| weights.len() == k).cloned();
+            let weights = weights.unwrap_or_else(|| vec![0.0; k]);
             let weights: Vec<f64> =
                 weights.iter().zip(factors).map(|(weight, factor)| weight * factor).collect();
             for (name, bytes) in self.adapter(&weights)? {

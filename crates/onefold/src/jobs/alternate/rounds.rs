@@ -97,7 +97,7 @@ impl Session<'_> {
             place::check(out, &read, self.args.reading.force).map_err(|e| Failure::usage(e.to_string()))?;
         }
         let ready = self.plan(tasks, report, files, job)?;
-        dry_run::check(&ready, world.common.max_memory)?;
+        dry_run::check(&ready.memory, world.common.max_memory)?;
         if self.args.dry_run {
             dry_run::show(self, &ready);
             return Ok(());

@@ -105,10 +105,6 @@ impl<'a> World<'a> {
     /// Where the head of a task comes from before the first round, and whether it is to be fitted.
     pub(super) fn head(&self, number: usize, task: &Task) -> Result<(HeadFrom<'_>, bool), Failure> {
         if let Some(head) = &self.recipe.tasks[number].head {
-            if task.kind == Kind::Generate {
-                let why = "`head` has no effect: its rows are to be written, by the model's own words";
-                return Err(Failure::usage(format!("task `{}`: {why}", task.name)));
-            }
             return Ok((HeadFrom::Model(self.library.get(head).checkpoint.dir()), false));
         }
         let config = ModelConfig::open(self.base_dir()).map_err(|e| Failure::usage(e.to_string()))?;
@@ -150,6 +146,12 @@ impl<'a> World<'a> {
         };
         check_settings(&said, &tasks, self.shell)?;
         self.check_adapters(&tasks)?;
+        for (number, task) in numbers.iter().zip(&tasks) {
+            if task.kind == Kind::Generate && self.recipe.tasks[*number].head.is_some() {
+                let why = "`head` has no effect: its rows are to be written, by the model's own words";
+                return Err(Failure::usage(format!("task `{}`: {why}", task.name)));
+            }
+        }
         let limits = match tasks.first() {
             Some(task) => {
                 let part = PartSettings { trunk: true, head: true, from: HeadFrom::New };

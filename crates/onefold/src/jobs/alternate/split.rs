@@ -54,12 +54,13 @@ pub(super) fn tune_task(args: &TuneTaskArgs, common: &Common, shell: &Shell) -> 
         .collect();
     let folders = world.recipe.tuning.tasks[number].folders(dir_of(world.file));
     place::check_outside(out, &folders)?;
-    place::check(out, &read, args.reading.force).map_err(|e| Failure::usage(e.to_string()))?;
-    if args.reading.force {
-        // Takes away what another job has left there.
-        drop(place::open_run(out, &job, &read, true)?);
+    if args.reading.force && out.join(RECORD).is_file() {
+        // What such a step has made; a directory of anything else is left alone.
         remove(out)?;
     }
+    place::check(out, &read, false).map_err(|e| Failure::usage(e.to_string()))?;
+    // Takes away what an interrupted run of another job has left.
+    drop(place::open_run(out, &job, &read, args.reading.force)?);
     let part = Part {
         world: &world,
         task,

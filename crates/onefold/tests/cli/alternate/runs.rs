@@ -84,8 +84,8 @@ fn budgets_are_counted_as_the_golden_has_it() {
             (format!("rounds={}", of("iterations")), format!("budget.epochs={}", of("epochs")));
         let more = ["--dry-run", "--json", "--set", &rounds, "--set", &epochs];
         let ran = alternate(dir.path(), recipe, "out", &more).ok();
-        let events = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let plan = events.filter(|event| event["event"] == "plan").next_back().unwrap()["data"].clone();
+        let mut events = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let plan = events.rfind(|event| event["event"] == "plan").unwrap()["data"].clone();
         assert_eq!(plan["task_epochs"].as_f64(), split["task_epochs_total"].as_f64(), "{split}");
         assert_eq!(
             (plan["tunings"].as_u64(), plan["merges"].as_u64()),
