@@ -149,12 +149,12 @@ fn cosines_and_the_first_epoch_of_vectors() {
     // Packed rows of: base, three vectors, result.
     let at = |i: usize, j: usize| gramian[i * 5 - i * (i + 1) / 2 + j];
     let golden = rows(&world.golden["cosine_one_step"]);
-    for i in 0..3 {
+    for (i, golden) in golden.iter().enumerate() {
         let cosine = |j: usize| {
             let (a, b) = (i.min(j) + 1, i.max(j) + 1);
             at(a, b) / (at(i + 1, i + 1) * at(j + 1, j + 1)).sqrt()
         };
-        close("cosines", &[cosine(0), cosine(1), cosine(2)], &golden[i]);
+        close("cosines", &[cosine(0), cosine(1), cosine(2)], golden);
     }
     let golden = &world.golden["first_epoch"];
     let way = |steps: usize| -> Vec<f64> {
