@@ -95,10 +95,12 @@ fn the_reference_matters_where_the_merge_is_not_linear() {
     let dir = decoder();
     let dir = dir.path();
     let run = |out: &str, merge: &str| {
-        alternate(dir, DECODER, out, &["--set", &format!("merge={{{merge}}}")]).ok();
+        // Not AdamW, whose first steps go by signs and make much of the last bit.
+        let optimizer = "optimizer={kind: sgd, lr: 0.2}";
+        alternate(dir, DECODER, out, &["--set", optimizer, "--set", &format!("merge={{{merge}}}")]).ok();
         read_model(&dir.join(out))
     };
-    assert_close(&run("a", "reference: original"), &run("b", "method: mean"), 1e-4, "mean");
+    assert_close(&run("a", "reference: original"), &run("b", "method: mean"), 1e-5, "mean");
     let ties = "method: ties, parameters: {density: 0.3}";
     assert_ne!(run("c", &format!("{ties}, reference: original")), run("d", ties));
     // The second round has a momentum, and other vectors are not shortened.
