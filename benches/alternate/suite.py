@@ -11,7 +11,7 @@ onefold scores the rows of the tests, by accuracy of learnt tokens.
 
 Every way learns from the same rows of each task (`--rows`) for the same number of passes (`--budget`): 1 × 10 epochs and one merge, 2 × 5,
 5 × 2, 10 × 1; the experts of 1 × 10 merged once by task arithmetic (λ = 0.3, and the best λ on validation rows) and TIES; one joint training.
-Refinement (PH) begins at the average of the experts and learns from validation rows, five rounds of an epoch.
+Of pictures the joint training has heads of its own, which begin anew. Refinement (PH) begins at the average of the experts and learns from validation rows, five rounds of an epoch.
 """
 
 import argparse
@@ -284,7 +284,7 @@ class Decoder(Bench):
         name = str(Path(model).relative_to(self.work)) if Path(model).is_relative_to(self.work) else "base"
 
         def score():
-            tasks = [{"name": task, "train": self.rows(task, part), "validation": self.rows(task, part)}]
+            tasks = [{"name": task, "train": self.rows(task, "train"), "samples": 16, "validation": self.rows(task, part)}]
             recipe = self.recipe() | {"base_model": str(model), "tasks": tasks, "rounds": 1, "budget": {"steps": 1}}
             out = self.made("alternate", "scoring", recipe)
             found = json.loads((out / "onefold.json").read_text())["result"]["validation"][task]["start"]["accuracy"]
