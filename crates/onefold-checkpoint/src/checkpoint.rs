@@ -87,6 +87,12 @@ impl Checkpoint {
         self
     }
 
+    /// The same files seen as these tensors, and no others.
+    #[must_use]
+    pub fn seen_as(self, tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { tensors, ..self }
+    }
+
     /// The same checkpoint with its config and tokenizer elsewhere.
     pub(crate) fn in_dir(self, dir: PathBuf) -> Self {
         Self { dir, ..self }

@@ -102,6 +102,15 @@ impl Tensor {
         Self::new(dtype, shape, elements)
     }
 
+    /// The same values, to be written as `dtype`.
+    #[must_use]
+    pub fn written_as(&self, dtype: Dtype) -> Self {
+        if self.dtype == dtype {
+            return self.clone();
+        }
+        Self::new(dtype, self.shape.clone(), Arc::new(Cast(self.clone())))
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
@@ -244,6 +253,49 @@ impl Elements for Cropped {
     }
 }
 
+/// `Σ cᵢ xᵢ` of tensors of one shape, summed in f64 in their order and rounded once.
+#[derive(Debug)]
+pub struct Sum {
+    terms: Vec<(f64, Tensor)>,
+}
+
+impl Sum {
+    /// The sum, in f32; of one term with the factor 1 that tensor itself. None without terms, or if shapes differ.
+    pub fn tensor(mut terms: Vec<(f64, Tensor)>) -> Option<Tensor> {
+        let shape = terms.first()?.1.shape.clone();
+        if terms.iter().any(|(_, tensor)| tensor.shape != shape) {
+            return None;
+        }
+        if let [(factor, _)] = terms[..]
+            && factor == 1.0
+        {
+            return terms.pop().map(|(_, tensor)| tensor);
+        }
+        Some(Tensor::new(Dtype::F32, shape, Arc::new(Self { terms })))
+    }
+}
+
+impl Elements for Sum {
+    fn read(&self, start: usize, out: &mut [f32]) {
+        let mut sum = vec![0f64; out.len()];
+        for (factor, tensor) in &self.terms {
+            tensor.read(start, out);
+            sum.iter_mut().zip(&*out).for_each(|(sum, value)| *sum += factor * f64::from(*value));
+        }
+        out.iter_mut().zip(sum).for_each(|(out, sum)| *out = sum as f32);
+    }
+}
+
+/// A tensor that is written in another type than it is stored in; what is read of it stays as it is.
+#[derive(Debug)]
+struct Cast(Tensor);
+
+impl Elements for Cast {
+    fn read(&self, start: usize, out: &mut [f32]) {
+        self.0.read(start, out);
+    }
+}
+
 /// Splits `out`, which covers row-major positions from `start` on, at row ends: calls `each(row, first column, part)`.
 pub fn for_each_row_part(
     start: usize,
@@ -308,6 +360,23 @@ pub(crate) mod tests {
         corner.read(1, &mut out);
         assert_eq!(out, [1.0, 2.0, 4.0, 5.0]);
         assert_eq!((corner.len(), corner.rows()), (6, (3, 2)));
+    }
+
+    #[test]
+    fn sums_are_rounded_once_and_one_term_is_itself() {
+        let of =
+            |values: &[f32]| Tensor::new(Dtype::F32, vec![values.len()], Arc::new(InMemory(values.to_vec())));
+        let (a, b) = (of(&[1.0, 2.0, 3.0]), of(&[1e-8, -2.0, 5.0]));
+        let mut out = [0.0; 2];
+        Sum::tensor(vec![(1.0, a.clone()), (0.5, b.clone()), (-1.0, a.clone())]).unwrap().read(0, &mut out);
+        assert_eq!(out, [0.5e-8, -1.0]);
+        let mut whole = [0.0; 3];
+        let one = Sum::tensor(vec![(1.0, b.clone())]).unwrap();
+        one.written_as(Dtype::BF16).read(0, &mut whole);
+        assert_eq!((whole, one.written_as(Dtype::BF16).dtype), ([1e-8, -2.0, 5.0], Dtype::BF16));
+        assert!(
+            Sum::tensor(Vec::new()).is_none() && Sum::tensor(vec![(1.0, a), (1.0, of(&[1.0]))]).is_none()
+        );
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub struct Scan {
     /// For methods that weigh elements ([`crate::methods::Rule::weighs_elements`]): how much each element of each operand
     /// counts, in the order of the operands and with their shape. Empty for all others.
     pub statistics: Vec<Tensor>,
+    /// Whether the operands are task vectors already: the origin is not subtracted from them then.
+    pub deltas: bool,
     /// Settings of the run.
     pub options: ScanOptions,
 }
@@ -265,7 +267,7 @@ impl Scan {
             }
             for (operand, vector) in self.operands.iter().zip(&mut buffers.vectors) {
                 self.read(operand, strip.start, &mut vector[here.clone()])?;
-                if self.origin.is_some() {
+                if self.origin.is_some() && !self.deltas {
                     crate::kernels::subtract(&mut vector[here.clone()], &buffers.origin[here.clone()]);
                 }
             }
@@ -467,6 +469,7 @@ pub(crate) mod fixtures {
             origin: None,
             operands,
             statistics: Vec::new(),
+            deltas: false,
             options: ScanOptions::default(),
         }
     }

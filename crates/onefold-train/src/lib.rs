@@ -9,6 +9,7 @@
 //! [`tensorboard`] writes down how it went.
 
 pub mod adapt;
+pub mod alternate;
 pub mod config;
 pub mod data;
 pub mod families;

@@ -32,6 +32,9 @@ pub enum Verb {
     /// Merge by what the tasks' inputs tell: coefficients that are learnt (AdaMerging), or experts that are measured (Fisher, RegMean)
     #[cfg(feature = "train")]
     Adapt(AdaptArgs),
+    /// Tune each task a little and merge, in turns (ATM): for task datasets that have to stay apart, or to refine a merge
+    #[cfg(feature = "train")]
+    Alternate(AlternateArgs),
     /// Train one model on several tasks together, with balanced losses
     #[cfg(feature = "train")]
     Tune(TuneArgs),
@@ -155,6 +158,127 @@ pub struct TuneArgs {
     /// Replace an existing output, and an interrupted run of another recipe or other data
     #[arg(long)]
     pub force: bool,
+}
+
+/// Arguments of `onefold alternate`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct AlternateArgs {
+    /// One step alone, for owners of data who exchange task vectors and nothing else
+    #[command(subcommand)]
+    pub part: Option<AlternatePart>,
+    /// The recipe (YAML)
+    #[arg(required = true)]
+    pub recipe: Option<PathBuf>,
+    /// Directory of the model; the rounds are in OUT.run until it is over
+    #[arg(long, short, value_name = "OUT", required = true)]
+    pub output: Option<PathBuf>,
+    /// How the recipe is read
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+    /// Look at recipe, model and data, print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How a recipe is read, and whether what is there is replaced.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub struct ReadingArgs {
+    /// Change the recipe: `--set rounds=3`, `--set merge.alpha=0.5`
+    #[arg(long = "set", value_name = "KEY.PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Unknown and ineffective keys of the recipe are warnings
+    #[arg(long)]
+    pub lenient: bool,
+    /// Replace an existing output, and an interrupted run of another recipe or other data
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// The steps of `onefold alternate`.
+#[cfg(feature = "train")]
+#[derive(Debug, Subcommand)]
+pub enum AlternatePart {
+    /// An owner's step: tune one task of a round; round 0 fits the head of a task with classes
+    TuneTask(TuneTaskArgs),
+    /// The server's step: merge the task vectors of a round
+    MergeRound(MergeRoundArgs),
+    /// The last step: the model of a round in the form of the first one, with the head of a task if it has one
+    Product(ProductArgs),
+}
+
+/// Arguments of `onefold alternate tune-task`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub struct TuneTaskArgs {
+    /// The recipe (YAML); only the data of this task have to be there
+    pub recipe: PathBuf,
+    /// The task
+    #[arg(long, value_name = "NAME")]
+    pub task: String,
+    /// The round
+    #[arg(long, value_name = "N")]
+    pub round: u64,
+    /// What `merge-round` made of the round before; not in the first round, which begins at the recipe's model
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// What `tune-task` made of this task in the round before: its head, its optimizer
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Directory to be made: `vector.safetensors` in it is what is sent, the rest stays with the owner
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// How the recipe is read
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// Arguments of `onefold alternate merge-round`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub struct MergeRoundArgs {
+    /// The recipe (YAML); no data have to be there
+    pub recipe: PathBuf,
+    /// The round
+    #[arg(long, value_name = "N")]
+    pub round: u64,
+    /// The model that the round began at; not in the first round, which begins at the recipe's model
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// The task vectors of the round: files, or what `tune-task` made
+    #[arg(long, required = true, num_args = 1.., value_name = "VECTOR")]
+    pub vectors: Vec<PathBuf>,
+    /// Those of the round before: for a momentum, and to tell how far directions stay the same
+    #[arg(long, num_args = 1.., value_name = "VECTOR")]
+    pub previous: Vec<PathBuf>,
+    /// Directory of the merged model
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// How the recipe is read
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// Arguments of `onefold alternate product`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub struct ProductArgs {
+    /// The recipe (YAML); no data have to be there
+    pub recipe: PathBuf,
+    /// What `merge-round` made
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// What `tune-task` made of a task with classes, whose head the model gets
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Directory of the model
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// How the recipe is read
+    #[command(flatten)]
+    pub reading: ReadingArgs,
 }
 
 /// Arguments of `onefold inspect`.

@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Verb::Adapt(args) => jobs::adapt::run(args, &cli.common, &shell),
         #[cfg(feature = "train")]
+        Verb::Alternate(args) => jobs::alternate::run(args, &cli.common, &shell),
+        #[cfg(feature = "train")]
         Verb::Tune(args) => jobs::tune::run(args, &cli.common, &shell),
         Verb::Inspect(args) => jobs::inspect::run(args, &cli.common, &shell),
         Verb::Methods(args) => jobs::methods::run(args, &shell),

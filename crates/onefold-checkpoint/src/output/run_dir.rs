@@ -6,6 +6,7 @@
 //! * `checkpoint-N/`, each built in `next/` and renamed when all of it is on disk, so that one that has its name is whole;
 //! * `part-NAME/`, made in the same way, of a job that does one thing after the other: parts that are there need not be made
 //!   again;
+//! * `round-NNN/`, of a job that goes in rounds: whole directories, each put there by whoever makes it;
 //! * logs ([`Log`]), whose lengths checkpoints know: what was written after the last one is cut off when the run goes on.
 //!
 //! At the end the output is built in `final/` and renamed to `OUT`; the checkpoints that are kept follow it. Of parts the output
@@ -30,6 +31,8 @@ const FINAL: &str = "final";
 const CHECKPOINT: &str = "checkpoint-";
 /// What names of parts begin with.
 const PART: &str = "part-";
+/// What names of rounds begin with.
+const ROUND: &str = "round-";
 
 /// The directory of a run, which no other process can open meanwhile.
 #[derive(Debug)]
@@ -116,6 +119,11 @@ impl RunDir {
     /// The directory of a part, if it was made.
     pub fn part(&self, name: &str) -> Option<PathBuf> {
         Some(self.dir.join(format!("{PART}{name}"))).filter(|dir| dir.is_dir())
+    }
+
+    /// The directory of a round. It need not be there.
+    pub fn round(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{ROUND}{number:03}"))
     }
 
     /// Makes a part, whose name can name a directory; as [`RunDir::add`].
@@ -206,7 +214,9 @@ fn checkpoints(dir: &Path) -> Vec<u64> {
 
 /// Whether there is something that took time to make.
 fn has_checkpoint(dir: &Path) -> bool {
-    let is_part = |entry: fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PART));
+    let is_part = |entry: fs::DirEntry| {
+        entry.file_name().to_str().is_some_and(|name| name.starts_with(PART) || name.starts_with(ROUND))
+    };
     !checkpoints(dir).is_empty() || fs::read_dir(dir).into_iter().flatten().flatten().any(is_part)
 }
 

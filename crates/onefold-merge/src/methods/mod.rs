@@ -32,8 +32,10 @@ pub mod multislerp;
 pub mod nearswap;
 pub mod nuslerp;
 pub mod passthrough;
+pub mod pcgrad;
 pub mod ram;
 pub mod regmean;
+pub mod scaled;
 pub mod sce;
 pub mod slerp;
 pub mod svd;
@@ -57,6 +59,7 @@ pub static METHODS: &[&Method] = &[
     &multislerp::MULTISLERP,
     &karcher::KARCHER,
     &model_stock::MODEL_STOCK,
+    &pcgrad::PCGRAD,
     &sce::SCE,
     &ram::RAM,
     &ram::RAMPLUS_TL,

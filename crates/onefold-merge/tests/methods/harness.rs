@@ -174,7 +174,8 @@ impl Job {
         }
         let (name, shape) = (input.name.clone(), input.shape.clone());
         let options = self.options;
-        let scan = Scan { name, shape, origin: base, operands, statistics: Vec::new(), options };
+        let scan =
+            Scan { name, shape, origin: base, operands, statistics: Vec::new(), deltas: false, options };
         let of = |s: &Statistic| self::operand("", &s.shape, &s.values).tensor;
         let statistics = input.statistics.iter().map(of).collect();
         let global = self.global.clone();

@@ -1,6 +1,7 @@
 //! Tests of the merge methods through the public way of a merge: a plan, `stream::run`, a sink.
 //!
 //! * `goldens`: published numbers, made by scripts that know nothing of this crate;
+//! * `atm`: tuning and merging in turns on tasks whose gradients are known;
 //! * `contract`: what every entry of `METHODS` must keep, filled in from the table, so that a new method is held to it
 //!   without an edit here;
 //! * `twins`: each formula once more, naive and in f64;
@@ -15,6 +16,7 @@
 )]
 
 mod anything;
+mod atm;
 mod contract;
 mod goldens;
 mod harness;

@@ -438,6 +438,7 @@ fn planned(
             origin: Some(Operand { model: "the base".to_owned(), tensor: tensor.clone() }),
             operands: experts.iter().zip(names).map(operand).collect(),
             statistics: Vec::new(),
+            deltas: false,
             // Short spans: a tensor of a few hundred thousand numbers should be work for all threads alike.
             options: ScanOptions { span: 2 * BLOCK, ..ScanOptions::default() },
         };

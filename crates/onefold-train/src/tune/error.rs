@@ -105,11 +105,11 @@ impl From<DataError> for TuneError {
 }
 
 impl TuneError {
-    pub(super) fn setting(key: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn setting(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Setting { key: key.into(), message: message.into() }
     }
 
-    pub(super) fn task(task: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn task(task: &str, message: impl Into<String>) -> Self {
         Self::Task { task: task.to_owned(), message: message.into() }
     }
 }

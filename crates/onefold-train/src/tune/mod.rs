@@ -18,7 +18,7 @@ mod error;
 pub(crate) mod learner;
 mod log;
 pub(crate) mod micro;
-mod model;
+pub(crate) mod model;
 mod output;
 pub(crate) mod plan;
 mod progress;
@@ -41,13 +41,16 @@ use serde_json::{Value, json};
 pub use error::TuneError;
 pub use log::{EVENTS, METRICS};
 pub use model::Prepared;
-pub use output::{Form, Product, Source, save};
+pub use output::{Form, Product, Source, products, save};
 pub use plan::{Memory, Plan};
 pub use settings::*;
+pub use state::save_optimizer;
+pub use validation::{Scored, scores};
 
 use crate::data::Task;
 use crate::data::sample::Sampler;
 use crate::model::Parameters;
+use crate::optimizer::Optimizer;
 use learner::Learner;
 use log::{At, Logs};
 use progress::{Progress, Verdict};
@@ -74,6 +77,8 @@ pub struct Job<'a> {
     pub name: &'a str,
     /// Where checkpoints and logs go.
     pub run: &'a RunDir,
+    /// What [`save_optimizer`] has left of another training of the same parameters, to go on with; else the optimiser is new.
+    pub carried: Option<&'a Path>,
     /// Is told how it goes.
     pub observer: &'a dyn Observer,
 }
@@ -95,6 +100,10 @@ pub struct Tuned {
     pub tokens: u64,
     /// Why the training ended before its last step, if it did.
     pub ended: Option<String>,
+    /// The optimiser after the last step.
+    pub optimizer: Optimizer,
+    /// How far the first epoch has come, if there were others and [`Plan::is_part`] asked for it.
+    pub first_epoch: Option<f64>,
 }
 
 /// Trains. If `job.run` has a checkpoint, from there.
@@ -128,23 +137,44 @@ struct Session<'a> {
     saved: Option<u64>,
     /// Whether what is due after the last step is still to be done.
     pending: bool,
+    /// How far the first epoch has come.
+    first_epoch: Option<f64>,
 }
 
 impl<'a> Session<'a> {
     fn open(job: Job<'a>) -> Result<Self, TuneError> {
-        let Job { plan, tasks, parameters, sampler, balancer, base, name, run, observer } = job;
+        let Job { plan, tasks, parameters, sampler, balancer, base, name, run, carried, observer } = job;
         let learner = Learner::new(&parameters, base)?;
         let mut trainer = Trainer::new(plan, Runner::new(tasks, parameters, learner), sampler, balancer);
         let saved = run.checkpoints().last().copied();
-        let state = match saved {
-            Some(step) => Some(State::load(&mut trainer, &run.checkpoint(step))?),
-            None => None,
+        let state = match (saved, carried) {
+            (Some(step), _) => Some(State::load(&mut trainer, &run.checkpoint(step))?),
+            (None, Some(dir)) => {
+                state::load_optimizer(&mut trainer, dir)?;
+                None
+            }
+            (None, None) => None,
         };
         let resumed = state.is_some();
+        let first_epoch = state.as_ref().and_then(|state| state.first_epoch);
         let (progress, log, ended, pending) = state
             .map_or_else(Default::default, |state| (state.progress, state.log, state.ended, state.pending));
         let logs = Logs::open(run.path(), log, &plan.names, observer)?;
-        Ok(Self { plan, trainer, progress, logs, base, name, run, observer, ended, resumed, saved, pending })
+        Ok(Self {
+            plan,
+            trainer,
+            progress,
+            logs,
+            base,
+            name,
+            run,
+            observer,
+            ended,
+            resumed,
+            saved,
+            pending,
+            first_epoch,
+        })
     }
 
     /// What comes before the first step: the losses that some balancers compare with, and the first validation.
@@ -185,6 +215,9 @@ impl<'a> Session<'a> {
         self.logs.add(&stepped);
         let step = self.trainer.counters.step;
         let is_last = step >= self.plan.steps;
+        if self.plan.is_part && self.plan.first_epoch() == Some(step) {
+            self.first_epoch = crate::alternate::travelled(&self.trainer.runner.parameters);
+        }
         if step.is_multiple_of(self.plan.settings.log) || is_last {
             let figures = self.trainer.balancer.figures();
             self.logs.train(self.at(), stepped.rate, &figures)?;
@@ -209,7 +242,8 @@ impl<'a> Session<'a> {
         }
         self.pending = false;
         let keeps = self.plan.settings.progress.keep_best && is_best;
-        if keeps || self.ended.is_some() || is_due(self.plan.checkpoint_every) {
+        let is_kept_elsewhere = self.plan.is_part && is_last;
+        if keeps || self.ended.is_some() || is_due(self.plan.checkpoint_every) && !is_kept_elsewhere {
             self.save()?;
         }
         if self.observer.event(&Event::Step { status }) == Control::Cancel {
@@ -259,8 +293,9 @@ impl<'a> Session<'a> {
     /// Makes a checkpoint, and removes those that are not to be kept.
     fn save(&mut self) -> Result<(), TuneError> {
         let step = self.trainer.counters.step;
-        let state =
-            State::of(&self.trainer, &self.progress, self.logs.state()?, (self.ended.clone(), self.pending));
+        let (ended, log) = (self.ended.clone(), self.logs.state()?);
+        let mut state = State::of(&self.trainer, &self.progress, log, (ended, self.pending));
+        state.first_epoch = self.first_epoch;
         let source = Source { parameters: &self.trainer.runner.parameters, base: self.base, name: self.name };
         let described = self.trainer_state()?;
         self.run.add(step, |dir| state.save(&self.trainer, &source, &self.plan.products, &described, dir))?;
@@ -304,7 +339,7 @@ impl<'a> Session<'a> {
         if self.saved == Some(counters.step) {
             // A run may have been killed between a checkpoint and the removal of older ones.
             self.prune()?;
-        } else {
+        } else if !self.plan.is_part {
             self.save()?;
         }
         let best = self.progress.best.map(|(value, step)| (step, value));
@@ -315,7 +350,8 @@ impl<'a> Session<'a> {
             state::load_parameters(&mut parameters, &self.run.checkpoint(kept))?;
         }
         let (steps, skipped, tokens, ended) = (counters.step, counters.skipped, counters.tokens, self.ended);
-        Ok(Tuned { parameters, steps, best, kept, skipped, tokens, ended })
+        let (optimizer, first_epoch) = (self.trainer.optimizer, self.first_epoch);
+        Ok(Tuned { parameters, steps, best, kept, skipped, tokens, ended, optimizer, first_epoch })
     }
 }
 

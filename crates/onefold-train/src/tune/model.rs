@@ -62,7 +62,7 @@ impl Prepared {
 }
 
 /// Whose head each task has.
-fn heads(config: &ModelConfig, tasks: &[Task]) -> Result<Vec<Option<u32>>, TuneError> {
+pub(crate) fn heads(config: &ModelConfig, tasks: &[Task]) -> Result<Vec<Option<u32>>, TuneError> {
     let is_vision = matches!(config, ModelConfig::Vision(_));
     let kind = &config.common().model_type;
     let head = |(number, task): (u32, &Task)| {
@@ -97,7 +97,7 @@ fn is_own(config: &ModelConfig, task: &Task) -> bool {
         && names.is_some_and(|names| *names == common.labels)
 }
 
-fn check_frozen(parameters: &Parameters, freeze: &[String]) -> Result<(), TuneError> {
+pub(crate) fn check_frozen(parameters: &Parameters, freeze: &[String]) -> Result<(), TuneError> {
     let names = || parameters.iter().map(|(_, parameter)| parameter.name.as_str());
     match freeze.iter().find(|part| !names().any(|name| name.contains(part.as_str()))) {
         Some(part) => {
@@ -110,7 +110,7 @@ fn check_frozen(parameters: &Parameters, freeze: &[String]) -> Result<(), TuneEr
 }
 
 /// Names of the weights that get adapters.
-fn chosen(parameters: &Parameters, targets: &Targets) -> Result<BTreeSet<String>, TuneError> {
+pub(crate) fn chosen(parameters: &Parameters, targets: &Targets) -> Result<BTreeSet<String>, TuneError> {
     let config = parameters.config();
     let all: Vec<(String, &TensorSpec)> = (parameters.iter())
         .filter_map(|(_, parameter)| parameter.spec())

@@ -41,7 +41,7 @@ pub struct Source<'a> {
 }
 
 /// The models of a result. `heads` says for each of the `names` whose head it has.
-pub(super) fn products(names: &[String], heads: &[Option<u32>]) -> Vec<Product> {
+pub fn products(names: &[String], heads: &[Option<u32>]) -> Vec<Product> {
     let mut products: Vec<Product> = Vec::new();
     for (name, head) in names.iter().zip(heads) {
         if products.iter().all(|product| product.head != *head) {

@@ -48,6 +48,9 @@ pub struct Plan {
     pub preview: Preview,
     /// Tokens and sequences of the largest micro-batch of the first epoch.
     pub largest: (usize, usize),
+    /// Whether it is a part of something longer (`crate::alternate`), which keeps the result itself: then there is no
+    /// checkpoint after the last step, and how far the first epoch has come is measured.
+    pub is_part: bool,
 }
 
 /// Bytes of memory, by what they are for.
@@ -126,6 +129,7 @@ impl Plan {
             steps,
             units,
             steps_per_epoch,
+            is_part: false,
         };
         Ok((plan, sampler, balancer))
     }
@@ -165,6 +169,12 @@ impl Plan {
             activations: activations[0].max(activations[1]) as u64,
             data: tasks.iter().map(data_bytes).sum(),
         })
+    }
+
+    /// The step that ends the first epoch, if there are others after it.
+    pub(super) fn first_epoch(&self) -> Option<u64> {
+        let step = self.steps_per_epoch.ceil() as u64;
+        (step < self.steps).then_some(step)
     }
 
     /// A step at which balancers have begun to balance.

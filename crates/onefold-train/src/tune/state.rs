@@ -26,7 +26,7 @@ use super::progress::Progress;
 use super::trainer::{Counters, Trainer};
 use crate::data::sample::SamplerState;
 use crate::model::{GradientSink, ParameterId, Parameters, finite, save_buffers};
-use crate::optimizer::Moments;
+use crate::optimizer::{Moments, Optimizer};
 
 /// Directory of what only onefold reads.
 const DIR: &str = "onefold";
@@ -54,6 +54,46 @@ pub(super) struct State {
     /// Whether what is due after the step is still to be done: it was interrupted in its validation.
     #[serde(default)]
     pub(super) pending: bool,
+    /// How far the first epoch has come, of a part of something longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) first_epoch: Option<f64>,
+}
+
+/// The state of an optimiser alone.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OptimizerState {
+    format: u32,
+    steps: u64,
+    /// Steps in which each parameter was moved, by its name.
+    moved: BTreeMap<String, u64>,
+}
+
+/// Writes the state of an optimiser to the directory `dir`, for another training of the same parameters to go on with.
+///
+/// # Errors
+/// If the place is taken, or the system refuses.
+pub fn save_optimizer(optimizer: &Optimizer, parameters: &Parameters, dir: &Path) -> Result<(), TuneError> {
+    let moved = optimizer.state().map(|(id, moments)| (parameters[id].name.clone(), moments.steps)).collect();
+    let state = OptimizerState { format: FORMAT, steps: optimizer.steps(), moved };
+    save_buffers(dir, "state", &moments(optimizer, parameters), &[("state.json", pretty(&json!(state)))])?;
+    Ok(())
+}
+
+/// Takes up what [`save_optimizer`] has left.
+pub(super) fn load_optimizer(trainer: &mut Trainer<'_>, dir: &Path) -> Result<(), TuneError> {
+    let path = dir.join("state.json");
+    let wrong = |message: String| TuneError::State { path: path.clone(), message };
+    let text = std::fs::read_to_string(&path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let state: OptimizerState =
+        serde_json::from_str(&text).map_err(|error| wrong(format!("no state: {error}")))?;
+    if state.format != FORMAT {
+        return Err(wrong(format!("form {}, expected {FORMAT}", state.format)));
+    }
+    let moments =
+        Stored::at(dir.join("state.safetensors"))?.moments(&trainer.runner.parameters, &state.moved)?;
+    trainer.optimizer.restore(state.steps, moments);
+    Ok(())
 }
 
 impl State {
@@ -77,6 +117,7 @@ impl State {
             log,
             ended,
             pending,
+            first_epoch: None,
         }
     }
 
@@ -139,15 +180,22 @@ fn tensors<'a>(trainer: &'a Trainer<'_>) -> Vec<(String, &'a Buffer)> {
         let buffer = parameter.trained().expect("it is trained");
         tensors.push((format!("parameter.{}", parameter.name), buffer));
     }
-    for (id, moments) in trainer.optimizer.state() {
+    tensors.extend(moments(&trainer.optimizer, parameters));
+    for (task, kept) in trainer.apart.kept.iter().enumerate() {
+        let of = |(id, buffer): (ParameterId, &'a Buffer)| (kept_name(task, parameters, id), buffer);
+        tensors.extend(kept.iter().map(of));
+    }
+    tensors
+}
+
+/// The moments of an optimiser, with their names.
+fn moments<'a>(optimizer: &'a Optimizer, parameters: &Parameters) -> Vec<(String, &'a Buffer)> {
+    let mut tensors = Vec::new();
+    for (id, moments) in optimizer.state() {
         let kept = moments.buffers.iter().filter(|buffer| !buffer.is_empty());
         for (kind, moment) in MOMENTS.iter().zip(kept) {
             tensors.push((format!("{kind}.{}", parameters[id].name), moment));
         }
-    }
-    for (task, kept) in trainer.apart.kept.iter().enumerate() {
-        let of = |(id, buffer): (ParameterId, &'a Buffer)| (kept_name(task, parameters, id), buffer);
-        tensors.extend(kept.iter().map(of));
     }
     tensors
 }
@@ -164,7 +212,10 @@ struct Stored {
 
 impl Stored {
     fn open(dir: &Path) -> Result<Self, TuneError> {
-        let path = dir.join(DIR).join("state.safetensors");
+        Self::at(dir.join(DIR).join("state.safetensors"))
+    }
+
+    fn at(path: std::path::PathBuf) -> Result<Self, TuneError> {
         let file = Checkpoint::open(&path).map_err(crate::model::ParametersError::Checkpoint)?;
         Ok(Self { file, path })
     }

@@ -1,12 +1,52 @@
 //! Validation rows: a few after each step for balancers that look at them, and all of them every so often.
 
+use std::path::Path;
+
 use onefold_engine::cpu::loss::TaskLoss;
+use onefold_runtime::events::{Control, Event, Observer};
+use serde::{Deserialize, Serialize};
 
 use super::error::TuneError;
+use super::learner::Learner;
 use super::micro::{Row, Rows};
+use super::model::Prepared;
 use super::runner::Runner;
 use crate::data::Task;
 use crate::data::sample::permutation;
+
+/// What came of the validation rows of a task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// Rows, or tokens to be learnt.
+    pub rows: u64,
+    /// The mean loss; none without rows.
+    pub loss: Option<f64>,
+    /// The share that is right; none without rows.
+    pub accuracy: Option<f64>,
+}
+
+/// Scores of all validation rows of each task, up to `budget` tokens at once; none if the observer asks to stop. `source` is
+/// the directory of the model.
+///
+/// # Errors
+/// If the model cannot be built, or a loss is not finite.
+pub fn scores(
+    prepared: Prepared,
+    tasks: &[Task],
+    (source, budget): (&Path, u64),
+    observer: &dyn Observer,
+) -> Result<Option<Vec<Scored>>, TuneError> {
+    let Prepared { parameters, heads } = prepared;
+    let learner = Learner::new(&parameters, source)?;
+    let mut runner = Runner::new(tasks, parameters, learner);
+    let go_on = || observer.event(&Event::Progress { bytes: 0 }) == Control::Continue;
+    let sums = all(&mut runner, &heads, budget, 0, &go_on)?;
+    let scored = |sum: &TaskLoss| {
+        let mean = |part: f64| (sum.rows > 0).then(|| part / sum.rows as f64);
+        Scored { rows: sum.rows, loss: mean(sum.loss), accuracy: mean(sum.correct as f64) }
+    };
+    Ok(sums.map(|sums| sums.iter().map(scored).collect()))
+}
 
 /// Draws validation rows, of each task in turn through a permutation of its own, so that every task is seen in every draw.
 #[derive(Debug)]

@@ -139,6 +139,7 @@ fn single(model: &Model) -> Result<Health, Failure> {
                     origin: None,
                     operands,
                     statistics: Vec::new(),
+                    deltas: false,
                     options: options(),
                 },
             ));

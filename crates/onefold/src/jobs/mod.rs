@@ -3,6 +3,8 @@
 #[cfg(feature = "train")]
 pub mod adapt;
 #[cfg(feature = "train")]
+pub mod alternate;
+#[cfg(feature = "train")]
 mod data;
 mod fingerprint;
 #[cfg(feature = "train")]

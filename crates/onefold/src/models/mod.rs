@@ -75,6 +75,37 @@ impl Model {
         config.get(key).or_else(|| config.get("text_config")?.get(key))
     }
 
+    /// What has become of it, in `dir`.
+    #[cfg(feature = "train")]
+    pub(crate) fn moved_to(&self, dir: &Path, checkpoint: Checkpoint) -> Self {
+        Self { checkpoint: Arc::new(checkpoint), dirs: vec![dir.to_owned()], ..self.clone() }
+    }
+
+    /// A task vector in the place of an expert: `name` says whose it is, `place` where it lies.
+    #[cfg(feature = "train")]
+    pub(crate) fn of_vector(name: &str, place: &Path, checkpoint: Checkpoint) -> Self {
+        let origin = ModelRef {
+            path: name.to_owned(),
+            revision: None,
+            lora: None,
+            override_architecture: None,
+            task: None,
+        };
+        Self {
+            label: format!("the vector of {name}"),
+            mask_name: name.to_owned(),
+            added: Vec::new(),
+            checkpoint: Arc::new(checkpoint),
+            config: None,
+            local: true,
+            dirs: vec![place.to_owned()],
+            origin,
+            extracted: false,
+            warnings: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
     /// The licences that it and its adapter state about themselves.
     pub fn stated_licence(&self) -> Option<String> {
         let card = |dir: &PathBuf| {
@@ -150,6 +181,12 @@ impl Library {
         problems.extend(missed);
         library.name_masks();
         if problems.is_empty() { Ok(library) } else { Err(problems) }
+    }
+
+    /// A library of models that are open already.
+    #[cfg(feature = "train")]
+    pub(crate) fn of(models: impl IntoIterator<Item = (ModelRef, Model)>) -> Self {
+        Self { models: models.into_iter().collect() }
     }
 
     fn name_masks(&mut self) {

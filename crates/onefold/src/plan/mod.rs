@@ -55,6 +55,8 @@ pub struct Options {
     pub allow_non_finite: bool,
     /// The inputs are compared, nothing is merged: what is said of tensors that a model lacks.
     pub only_compare: bool,
+    /// The models but the base hold task vectors.
+    pub deltas: bool,
 }
 
 /// All that a merge will do.

@@ -154,7 +154,8 @@ impl<'r> Planner<'r> {
         let shape = operands[0].tensor.shape.clone();
         let options =
             ScanOptions { allow_non_finite: self.options.allow_non_finite, ..ScanOptions::default() };
-        Scan { name: name.to_owned(), shape, origin, operands, statistics: Vec::new(), options }
+        let deltas = self.options.deltas && origin.is_some();
+        Scan { name: name.to_owned(), shape, origin, operands, statistics: Vec::new(), deltas, options }
     }
 
     pub(super) fn planned(&self, output: OutputTensor, work: Work, repeats: bool) -> Planned {

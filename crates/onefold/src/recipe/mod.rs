@@ -10,6 +10,8 @@
 
 #[cfg(feature = "train")]
 pub mod adapt;
+#[cfg(feature = "train")]
+pub mod alternate;
 pub mod check;
 pub mod coefficients;
 pub mod edit;

@@ -7,6 +7,8 @@
 
 #[cfg(feature = "train")]
 pub mod adapt;
+#[cfg(feature = "train")]
+pub mod alternate;
 mod blocks;
 mod bounds;
 mod card;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::card::{CardSource, code, fenced, is_hub_name, mention, plain, yaml};
+use super::show::counted;
 
 /// What the card says.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +16,8 @@ pub struct TunedCard {
     pub base: CardSource,
     /// The balancer; becomes a tag.
     pub balancer: String,
+    /// Of a model that was tuned and merged in turns: rounds, and the merge method.
+    pub rounds: Option<(u64, String)>,
     /// Whether it is an adapter of PEFT and no whole model.
     pub is_adapter: bool,
     /// Directories of its models, if there are several.
@@ -59,6 +62,9 @@ fn front_matter(info: &TunedCard) -> String {
     }
     lines.push(format!("library_name: {}", if info.is_adapter { "peft" } else { "transformers" }));
     lines.push("tags:\n- multi-task\n- onefold".to_owned());
+    if info.rounds.is_some() {
+        lines.push("- merge".to_owned());
+    }
     if !info.balancer.is_empty() && info.balancer != "onefold" {
         lines.push(format!("- {}", yaml(&info.balancer)));
     }
@@ -69,6 +75,16 @@ fn introduction(info: &TunedCard) -> String {
     let names: Vec<String> = info.tasks.iter().map(|name| code(name)).collect();
     let tasks = if names.len() == 1 { "the task" } else { "the tasks" };
     let what = if info.is_adapter { "An adapter of" } else { "A fine-tune of" };
+    if let Some((rounds, method)) = &info.rounds {
+        return format!(
+            "{what} {} on {tasks} {}, tuned one by one and merged by {} in each of {}, by onefold {} (ATM, arXiv 2411.03055).",
+            mention(&info.base),
+            names.join(", "),
+            code(method),
+            counted(*rounds, "round"),
+            plain(&info.version)
+        );
+    }
     format!(
         "{what} {} on {tasks} {}, trained together with the balancer {} for {} steps by onefold {}.",
         mention(&info.base),
@@ -174,5 +190,11 @@ onefold tune r.yaml -o tuned
         let card = tuned_card(&local);
         assert!(!card.contains("base_model: /") && card.contains("`base` (local): not stated"), "{card}");
         assert!(card.contains("## Models\n\n* `a/`\n* `b/`\n"), "{card}");
+        let card =
+            tuned_card(&TunedCard { rounds: Some((3, "ties".into())), balancer: String::new(), ..local });
+        assert!(
+            card.contains("tuned one by one and merged by `ties` in each of 3 rounds")
+                && card.contains("- merge\n")
+        );
     }
 }

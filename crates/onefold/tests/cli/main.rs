@@ -6,6 +6,8 @@
 
 #[cfg(feature = "train")]
 mod adapt;
+#[cfg(feature = "train")]
+mod alternate;
 mod bad_input;
 mod crash;
 mod emr;

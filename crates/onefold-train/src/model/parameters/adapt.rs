@@ -152,6 +152,26 @@ impl Parameters {
         Ok(())
     }
 
+    /// ‖ΔW‖² of all adapters together, from Gram matrices of their factors: ‖s B A‖² = s² ⟨BᵀB, A Aᵀ⟩. None if one is
+    /// decomposed, whose ΔW is no product.
+    pub(crate) fn adapted_square(&self) -> Option<f64> {
+        let square = |adapter: &Adapter| {
+            let (a, b) = (self.full(adapter.a).to_vec(), self.full(adapter.b).to_vec());
+            let (r, inputs) = (adapter.rank, a.len() / adapter.rank);
+            let mut sum = 0.0;
+            for i in 0..r {
+                for j in 0..r {
+                    let of_a =
+                        (0..inputs).map(|n| f64::from(a[i * inputs + n]) * f64::from(a[j * inputs + n]));
+                    let of_b = b.chunks(r).map(|row| f64::from(row[i]) * f64::from(row[j]));
+                    sum += of_a.sum::<f64>() * of_b.sum::<f64>();
+                }
+            }
+            adapter.magnitude.is_none().then(|| f64::from(adapter.scale).powi(2) * sum)
+        };
+        self.adapters.values().map(square).sum()
+    }
+
     fn add_adapter(&mut self, settings: &AdapterSettings, of: ParameterId, spec: &TensorSpec) {
         let AdapterSettings { rank, alpha, rank_stabilised, seed, dropout, .. } = *settings;
         let (outputs, inputs, layout) = spec.linear_dims();

@@ -114,6 +114,53 @@ impl Parameters {
         Ok(())
     }
 
+    /// Whether the head of a task is trained from now on.
+    pub fn train_head(&mut self, task: u32, trained: bool) {
+        for entry in &mut self.entries {
+            let is_its = matches!(&entry.origin, Origin::Head { spec, .. } if spec.half == Half::Task(task));
+            if let (true, Value::Trainable(buffer) | Value::Frozen(buffer)) = (is_its, &mut entry.value) {
+                let buffer = std::mem::take(buffer);
+                entry.value = if trained { Value::Trainable(buffer) } else { Value::Frozen(buffer) };
+            }
+        }
+    }
+
+    /// The numbers of the head of a task, under the names that its family has for them.
+    pub fn head_values(&self, task: u32) -> Vec<(String, &Buffer)> {
+        let of = |entry: &'_ Parameter| match &entry.origin {
+            Origin::Head { spec, .. } if spec.half == Half::Task(task) => Some(spec.name.clone()),
+            _ => None,
+        };
+        (0..self.entries.len())
+            .filter_map(|index| Some((of(&self.entries[index])?, self.full(ParameterId(index)))))
+            .collect()
+    }
+
+    /// Puts numbers in the place of those of a task's head. Says which tensor there is none for, or of another size.
+    ///
+    /// # Errors
+    /// That tensor's name.
+    pub fn put_head_values(
+        &mut self,
+        task: u32,
+        mut values: impl FnMut(&str, usize) -> Option<Buffer>,
+    ) -> Result<(), String> {
+        for entry in &mut self.entries {
+            let Origin::Head { spec, .. } = &entry.origin else { continue };
+            if spec.half != Half::Task(task) {
+                continue;
+            }
+            let len = entry.shape.iter().product();
+            let found = values(&spec.name, len).filter(|found| found.len() == len);
+            let found = found.ok_or_else(|| spec.name.clone())?;
+            entry.value = match entry.value {
+                Value::Trainable(_) => Value::Trainable(found),
+                Value::Frozen(_) | Value::Half(_) => Value::Frozen(found),
+            };
+        }
+        Ok(())
+    }
+
     /// The tasks whose heads were added, each with the configuration of its model.
     pub fn heads(&self) -> impl Iterator<Item = (u32, &ModelConfig)> {
         self.heads.iter().map(|(task, config)| (*task, config))

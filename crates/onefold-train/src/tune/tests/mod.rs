@@ -3,6 +3,7 @@
 mod balancers;
 mod laws;
 mod outputs;
+mod parts;
 mod resume;
 
 use std::path::{Path, PathBuf};
@@ -191,6 +192,7 @@ impl World {
             base,
             name: "base",
             run: &run,
+            carried: None,
             observer,
         })
     }

@@ -33,7 +33,15 @@ use record::Run;
 /// # Errors
 /// [`Failure::Usage`] with all problems of recipes, inputs and places, or [`Failure::Job`].
 pub fn run(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(), Failure> {
-    let (recipes, opened) = read_recipes(args, common, shell)?;
+    let file = args.recipe.display();
+    let text = std::fs::read_to_string(&args.recipe)
+        .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
+    run_text(&text, args, common, shell)
+}
+
+/// The same with the text of the recipe; the file is where paths are looked up from, and what messages name.
+pub(super) fn run_text(text: &str, args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(), Failure> {
+    let (recipes, opened) = read_recipes(text, args, common, shell)?;
     let steps = steps(&recipes, args);
     let named = steps.iter().filter_map(|s| Some((s.recipe.name.as_ref()?.value.clone(), s.out.clone())));
     let session = Session { args, common, shell, opened, named: named.collect() };
@@ -53,12 +61,15 @@ pub fn run(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(), Failu
 
 /// Reads and judges all recipes of the file, and opens the models that exist already, so that everything that is wrong
 /// comes in one answer. Returns the recipes in the order in which they run, and those models.
-fn read_recipes(args: &MergeArgs, common: &Common, shell: &Shell) -> Result<(Vec<Recipe>, Library), Failure> {
+fn read_recipes(
+    text: &str,
+    args: &MergeArgs,
+    common: &Common,
+    shell: &Shell,
+) -> Result<(Vec<Recipe>, Library), Failure> {
     let file = args.recipe.display().to_string();
-    let text = std::fs::read_to_string(&args.recipe)
-        .map_err(|e| Failure::usage(format!("{file}: cannot read the recipe: {e}")))?;
     let mut problems = Problems::new(&file, &args.sets, args.lenient);
-    let mut recipes = recipe::parse(&text, &args.sets, &mut problems);
+    let mut recipes = recipe::parse(text, &args.sets, &mut problems);
     let names: Vec<&str> = methods::all().map(|m| m.name).collect();
     for recipe in &mut recipes {
         recipe.read_coefficients(dir_of(&args.recipe), &mut problems);
@@ -234,6 +245,7 @@ impl Session<'_> {
             crop_embeddings: self.args.crop_embeddings,
             allow_non_finite: self.common.allow_non_finite,
             only_compare: false,
+            deltas: false,
         }
     }
 

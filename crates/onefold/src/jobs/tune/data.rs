@@ -11,7 +11,7 @@ use crate::progress::{Failure, Shell};
 use crate::recipe::tune::TuneRecipe;
 
 /// Puts the text of the chat template into the recipe, if it names a file: the text is what the result depends on.
-pub(super) fn read_template(recipe: &mut TuneRecipe, recipe_dir: &Path) -> Result<(), Failure> {
+pub(in crate::jobs) fn read_template(recipe: &mut TuneRecipe, recipe_dir: &Path) -> Result<(), Failure> {
     let Some(text) = recipe.chat_template.as_mut().filter(|text| !text.contains('{')) else { return Ok(()) };
     let path = recipe_dir.join(&*text);
     let wrong = |why: String| Failure::usage(format!("chat_template: {}: {why}", path.display()));
@@ -47,7 +47,11 @@ pub(super) fn load(
 }
 
 /// Settings that no row asks for.
-pub(super) fn check_settings(recipe: &TuneRecipe, tasks: &[Task], shell: &Shell) -> Result<(), Failure> {
+pub(in crate::jobs) fn check_settings(
+    recipe: &TuneRecipe,
+    tasks: &[Task],
+    shell: &Shell,
+) -> Result<(), Failure> {
     let mut problems = Vec::new();
     for (said, task) in recipe.tasks.iter().zip(tasks) {
         if said.labels.is_some() && task.labels.is_none() {

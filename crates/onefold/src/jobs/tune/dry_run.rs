@@ -77,7 +77,7 @@ fn facts(
 }
 
 /// Passes over the mixture.
-fn epochs(plan: &Plan) -> f64 {
+pub(in crate::jobs) fn epochs(plan: &Plan) -> f64 {
     match plan.settings.duration {
         Duration::Epochs(epochs) => epochs,
         Duration::Steps(steps) => steps as f64 / plan.steps_per_epoch,

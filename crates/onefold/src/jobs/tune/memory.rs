@@ -10,7 +10,7 @@ use crate::jobs::show_bytes;
 use crate::progress::Failure;
 
 /// The program itself, its tables, stacks and buffers: what a training of a model of some kilobytes takes (33.4 MB on two cores).
-const FIXED: u64 = 32 << 20;
+pub(in crate::jobs) const FIXED: u64 = 32 << 20;
 
 /// What a training takes.
 #[derive(Debug, Clone, Copy)]

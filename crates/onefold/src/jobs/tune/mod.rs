@@ -1,8 +1,8 @@
 //! `onefold tune`: recipe → model, data → doctor → plan → train → result and report.
 
-mod data;
-mod dry_run;
-mod memory;
+pub(super) mod data;
+pub(super) mod dry_run;
+pub(super) mod memory;
 mod record;
 
 use std::collections::BTreeMap;
@@ -122,6 +122,7 @@ impl Session<'_> {
             base: self.dir,
             name,
             run: &run,
+            carried: None,
             observer: shell,
         });
         let tuned = tuned.map_err(|error| interrupted(&run, error))?;

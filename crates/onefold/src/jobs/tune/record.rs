@@ -153,6 +153,7 @@ impl Run<'_> {
             recipe: self.recipe.text.clone(),
             command: self.command(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..TunedCard::default()
         }
     }
 

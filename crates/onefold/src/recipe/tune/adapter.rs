@@ -15,7 +15,7 @@ pub(super) const KINDS: [(&str, (bool, bool)); 3] =
 /// The word for all linear maps of the layers.
 pub(super) const ALL_LINEAR: &str = "all-linear";
 
-pub(super) fn read(top: &mut Keys<'_, '_>, seed: u64) -> Trainable {
+pub(in crate::recipe) fn read(top: &mut Keys<'_, '_>, seed: u64) -> Trainable {
     let adapter = top.mapping("adapter", "an adapter, as in `{kind: lora, r: 16}`").map(|mut keys| {
         let read = adapter(&mut keys, seed);
         keys.finish();

@@ -7,7 +7,7 @@
 //! Values have the library's own types (`onefold_train::tune::Settings` and its kin), so that nothing is said twice; only their
 //! YAML form is known here. What a recipe leaves out stands in `defaults`; `write` gives back the recipe with all of it.
 
-mod adapter;
+pub(super) mod adapter;
 mod balancing;
 mod defaults;
 
@@ -15,8 +15,8 @@ pub(super) mod spellings;
 pub(super) mod tasks;
 #[cfg(test)]
 mod tests;
-mod training;
-mod watching;
+pub(super) mod training;
+pub(super) mod watching;
 mod write;
 
 use onefold_train::data::sample::Mixture;
@@ -101,7 +101,7 @@ fn read(document: &Document, command_seed: u64, problems: &mut Problems) -> Opti
     let trainable = adapter::read(&mut top, seed);
     let adapted = trainable.adapter.is_some();
     let (optimizer, decay) = training::optimizer(&mut top, adapted);
-    let schedule = training::schedule(&mut top);
+    let schedule = training::schedule(&mut top, training::COSINE);
     let batch = training::batch(&mut top);
     let mut mixture = training::sampling(&mut top, seed);
     let packed = |(packing, length)| (packing, u32::try_from(length).unwrap_or(u32::MAX));

@@ -16,7 +16,7 @@ use crate::recipe::problems::Problems;
 use crate::recipe::scalar::Meaning;
 
 /// What `turns` may be.
-pub(super) const TURNS: [(&str, Turns); 2] = [("allow", Turns::Warn), ("refuse", Turns::Refuse)];
+pub(in crate::recipe) const TURNS: [(&str, Turns); 2] = [("allow", Turns::Warn), ("refuse", Turns::Refuse)];
 /// Names in the output that a task's directory must not have.
 const TAKEN: [&str; 3] = ["language", "adapter", "runs"];
 
@@ -63,6 +63,15 @@ pub enum Data {
 
 /// Reads `tasks`; those that cannot be read are reported and left out.
 pub(super) fn read(top: &mut Keys<'_, '_>) -> Vec<TaskRecipe> {
+    read_each(top, task, |task| &task.name)
+}
+
+/// Reads `tasks`, each by `task`, which have different names.
+pub(in crate::recipe) fn read_each<T>(
+    top: &mut Keys<'_, '_>,
+    task: impl Fn(Keys<'_, '_>) -> Option<T>,
+    name: impl Fn(&T) -> &String,
+) -> Vec<T> {
     let Some(node) = top.node("tasks") else {
         let help = "list them, as in `tasks: [{name: code, train: code.jsonl}]`";
         let place = top.place;
@@ -70,13 +79,13 @@ pub(super) fn read(top: &mut Keys<'_, '_>) -> Vec<TaskRecipe> {
         return Vec::new();
     };
     let Some(items) = fields::list(node, "tasks", "a list of tasks", top.problems) else { return Vec::new() };
-    let mut tasks: Vec<TaskRecipe> = Vec::new();
+    let mut tasks: Vec<T> = Vec::new();
     for (i, item) in items.iter().enumerate() {
         let path = format!("tasks[{i}]");
         let Some(keys) = Keys::of(item, &path, "a task", top.problems) else { continue };
         let Some(task) = task(keys) else { continue };
-        if tasks.iter().any(|before| before.name == task.name) {
-            let message = format!("two tasks are called `{}`", task.name);
+        if tasks.iter().any(|before| name(before) == name(&task)) {
+            let message = format!("two tasks are called `{}`", name(&task));
             top.problems.error(item.place, &format!("{path}.name"), message, None);
         }
         tasks.push(task);
@@ -85,25 +94,35 @@ pub(super) fn read(top: &mut Keys<'_, '_>) -> Vec<TaskRecipe> {
 }
 
 fn task(mut keys: Keys<'_, '_>) -> Option<TaskRecipe> {
-    let name = name(&mut keys);
-    let train = train(&mut keys);
-    let path = keys.path("validation");
-    let validation = keys.node("validation").and_then(|node| validation(node, &path, keys.problems));
+    let task = rows(&mut keys, true);
     let share = keys.number("share", &POSITIVE).unwrap_or(1.0);
     let weight = keys.number("weight", &POSITIVE).unwrap_or(1.0);
-    let labels = labels(&mut keys);
+    keys.finish();
+    Some(TaskRecipe { share, weight, ..task? })
+}
+
+/// What a task says of its rows. `train` may be missing if it is not `required`, where there are files for validation.
+pub(in crate::recipe) fn rows(keys: &mut Keys<'_, '_>, required: bool) -> Option<TaskRecipe> {
+    let name = name(keys);
+    let path = keys.path("validation");
+    let validation = keys.node("validation").and_then(|node| validation(node, &path, keys.problems));
+    let validation = validation.unwrap_or_default();
+    let train = match &validation {
+        Validation::Files(files) if !required && !keys.has("train") => Some(Data::Paths(files.clone())),
+        _ => train(keys),
+    };
+    let labels = labels(keys);
     let samples = keys.count("samples", 1).map(|samples| samples as usize);
     let columns = match &train {
         Some(Data::Dataset { .. }) => {
             keys.unused(&["columns"], "the entry of `dataset_info.json` says it");
             Vec::new()
         }
-        _ => columns(&mut keys),
+        _ => columns(keys),
     };
     let max_bad_rows = keys.count("max_bad_rows", 0).unwrap_or_default() as usize;
     let turns = keys.choice("turns", &TURNS).unwrap_or_default();
-    keys.finish();
-    let validation = validation.unwrap_or_default();
+    let (share, weight) = (1.0, 1.0);
     let (name, train) = (name?, train?);
     Some(TaskRecipe { name, train, validation, share, weight, labels, samples, columns, max_bad_rows, turns })
 }

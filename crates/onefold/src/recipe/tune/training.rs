@@ -55,7 +55,7 @@ pub(super) const NORMALISATIONS: [(&str, Normalisation); 4] = [
 ];
 
 /// The rule and what decays. Adapters learn at another rate than whole weights.
-pub(super) fn optimizer(top: &mut Keys<'_, '_>, adapted: bool) -> (Rule, Decay) {
+pub(in crate::recipe) fn optimizer(top: &mut Keys<'_, '_>, adapted: bool) -> (Rule, Decay) {
     let rate = defaults::LR.of(adapted);
     let Some(mut keys) = top.mapping("optimizer", "an optimizer, as in `{kind: adamw, lr: 2e-5}`") else {
         let rule = AdamW { learning_rate: rate, weight_decay: defaults::WEIGHT_DECAY, ..AdamW::default() };
@@ -114,12 +114,12 @@ fn lion(keys: &mut Keys<'_, '_>, rate: f64, weight_decay: f64) -> Rule {
     Rule::Lion(Lion { learning_rate, beta1, beta2, weight_decay })
 }
 
-pub(super) fn schedule(top: &mut Keys<'_, '_>) -> ScheduleSettings {
-    let plain = ScheduleSettings {
-        kind: ScheduleKind::Cosine,
-        warmup: defaults::WARMUP,
-        floor: defaults::MIN_LR_RATIO,
-    };
+/// The schedule of a whole training, if nothing is said.
+pub(super) const COSINE: ScheduleSettings =
+    ScheduleSettings { kind: ScheduleKind::Cosine, warmup: defaults::WARMUP, floor: defaults::MIN_LR_RATIO };
+
+/// The schedule; what is not said is as in `plain`.
+pub(in crate::recipe) fn schedule(top: &mut Keys<'_, '_>, plain: ScheduleSettings) -> ScheduleSettings {
     let Some(mut keys) = top.mapping("schedule", "a schedule, as in `{kind: cosine, warmup: 0.03}`") else {
         return plain;
     };
@@ -156,14 +156,14 @@ fn span(keys: &mut Keys<'_, '_>, key: &'static str) -> Option<Span> {
 
 /// What `batch` says.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Batch {
-    pub(super) settings: BatchSettings,
-    pub(super) length: Option<usize>,
-    pub(super) packing: Option<Packing>,
-    pub(super) too_long: TooLong,
+pub(in crate::recipe) struct Batch {
+    pub(in crate::recipe) settings: BatchSettings,
+    pub(in crate::recipe) length: Option<usize>,
+    pub(in crate::recipe) packing: Option<Packing>,
+    pub(in crate::recipe) too_long: TooLong,
 }
 
-pub(super) fn batch(top: &mut Keys<'_, '_>) -> Batch {
+pub(in crate::recipe) fn batch(top: &mut Keys<'_, '_>) -> Batch {
     let settings = BatchSettings { examples: defaults::EXAMPLES as usize, micro: defaults::MICRO as usize };
     let plain = Batch { settings, length: None, packing: None, too_long: TooLong::default() };
     let Some(mut keys) = top.mapping("batch", "a batch, as in `{examples: 32, micro: 8}`") else {
@@ -224,7 +224,7 @@ pub(super) fn sampling(top: &mut Keys<'_, '_>, seed: u64) -> Mixture {
     mixture
 }
 
-pub(super) fn loss(top: &mut Keys<'_, '_>) -> (Normalisation, f32) {
+pub(in crate::recipe) fn loss(top: &mut Keys<'_, '_>) -> (Normalisation, f32) {
     let Some(mut keys) = top.mapping("loss", "a loss, as in `{normalisation: tasks}`") else {
         return (Normalisation::Case3, 0.0);
     };
@@ -247,8 +247,11 @@ pub(super) fn duration(top: &mut Keys<'_, '_>) -> Duration {
     }
 }
 
+/// Steps between lines of the log, if nothing is said.
+pub(in crate::recipe) const LOG: u64 = defaults::LOG;
+
 /// A limit of the norm; `false` for none.
-pub(super) fn clip(node: Option<&Node>, problems: &mut Problems) -> Option<f64> {
+pub(in crate::recipe) fn clip(node: Option<&Node>, problems: &mut Problems) -> Option<f64> {
     match node.map(|node| (node, &node.data)) {
         None => Some(defaults::CLIP),
         Some((_, Data::Scalar { meaning: Meaning::Bool(false), .. })) => None,

@@ -11,8 +11,10 @@ use crate::recipe::node::{Data, Node};
 use crate::recipe::problems::{Problems, listed, suggestion};
 use crate::recipe::scalar::Meaning;
 
-pub(super) const MEASURES: [(&str, Measure); 2] = [("loss", Measure::Loss), ("accuracy", Measure::Accuracy)];
-pub(super) const NON_FINITE: [(&str, NonFinite); 2] = [("stop", NonFinite::Stop), ("skip", NonFinite::Skip)];
+pub(in crate::recipe) const MEASURES: [(&str, Measure); 2] =
+    [("loss", Measure::Loss), ("accuracy", Measure::Accuracy)];
+pub(in crate::recipe) const NON_FINITE: [(&str, NonFinite); 2] =
+    [("stop", NonFinite::Stop), ("skip", NonFinite::Skip)];
 pub(super) const FORMS: [(&str, Form); 3] =
     [("model", Form::Model), ("adapter", Form::Adapter), ("both", Form::Both)];
 /// Aggregates that are no task.
@@ -34,7 +36,7 @@ pub(super) fn validation(top: &mut Keys<'_, '_>) -> ValidationSettings {
     ValidationSettings { every, batch }
 }
 
-pub(super) fn checkpoints(top: &mut Keys<'_, '_>) -> CheckpointSettings {
+pub(in crate::recipe) fn checkpoints(top: &mut Keys<'_, '_>) -> CheckpointSettings {
     let plain =
         CheckpointSettings { every: Every::Steps(defaults::CHECKPOINT_STEPS), keep: defaults::KEEP as usize };
     let what = "when to save, as in `{every: {steps: 500}, keep: 2}`";
@@ -102,7 +104,12 @@ pub(super) fn best(
     (ProgressSettings { aggregate, measure, patience, task_patience, least, ..plain }, keep)
 }
 
-fn by(node: &Node, path: &str, tasks: &[String], problems: &mut Problems) -> Option<Aggregate> {
+pub(in crate::recipe) fn by(
+    node: &Node,
+    path: &str,
+    tasks: &[String],
+    problems: &mut Problems,
+) -> Option<Aggregate> {
     let what = "`mean`, `worst` or the name of a task";
     let name = crate::recipe::fields::text(node, path, what, problems)?;
     match name {

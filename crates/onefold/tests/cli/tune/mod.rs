@@ -26,7 +26,7 @@ const DECODER: &str = "base_model: base\n\
     log: 5\n";
 
 /// A directory with a decoder `base` and the data of two tasks.
-fn decoder() -> TempDir {
+pub(crate) fn decoder() -> TempDir {
     let dir = temp();
     copy_dir(&testdata("mergekit/models/base"), &dir.path().join("base"));
     let letters = || ('a'..='h').flat_map(|a| ('k'..='o').map(move |b| (a, b)));
@@ -75,7 +75,7 @@ pub(crate) fn encoder() -> TempDir {
     dir
 }
 
-fn rows(dir: &Path, name: &str, rows: impl Iterator<Item = Value>) {
+pub(crate) fn rows(dir: &Path, name: &str, rows: impl Iterator<Item = Value>) {
     let lines: String = rows.map(|row| format!("{row}\n")).collect();
     fs::write(dir.join(name), lines).unwrap();
 }
@@ -89,7 +89,7 @@ fn tune(dir: &Path, recipe: &str, out: &str, more: &[&str]) -> Ran {
 }
 
 /// Every file below a directory, by its path there.
-fn files(dir: &Path) -> Vec<String> {
+pub(crate) fn files(dir: &Path) -> Vec<String> {
     let (mut found, mut folders) = (Vec::new(), vec![dir.to_owned()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -106,7 +106,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 /// The lines of `metrics.jsonl`, without what differs from run to run.
-fn metrics(dir: &Path) -> Vec<Value> {
+pub(crate) fn metrics(dir: &Path) -> Vec<Value> {
     let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for line in &mut lines {
@@ -118,7 +118,7 @@ fn metrics(dir: &Path) -> Vec<Value> {
 }
 
 /// All that a run leaves, without times: what two runs of one job have in common.
-fn result(dir: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn result(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let timed = |name: &str| name.ends_with("report.html") || name.contains("tfevents");
     let content = |name: &String| {
         let path = dir.join(name);
