@@ -163,7 +163,11 @@ pub struct TuneArgs {
 /// Arguments of `onefold alternate`.
 #[cfg(feature = "train")]
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 pub struct AlternateArgs {
     /// One step alone, for owners of data who exchange task vectors and nothing else
     #[command(subcommand)]

@@ -277,7 +277,9 @@ impl<'a> Session<'a> {
     fn judge(&mut self, sums: &[TaskLoss]) -> Result<bool, TuneError> {
         let settings = &self.plan.settings.progress;
         let step = self.trainer.counters.step;
-        let verdict = self.progress.take(settings, &self.plan.names, sums, step);
+        let mut verdict = self.progress.take(settings, &self.plan.names, sums, step);
+        // A part is judged by what it is a part of.
+        verdict.is_best &= !self.plan.is_part;
         self.logs.validation(self.at(), sums, &verdict)?;
         self.ended = verdict.end.clone();
         Ok(verdict.is_best)

@@ -39,6 +39,8 @@ pub(super) const RECORD: &str = "task.json";
 /// Where a head is kept.
 pub(super) const HEAD: &str = "head";
 const OPTIMIZER: &str = "optimizer";
+/// How to go on from what was done.
+const GOES_ON: &str = "the same command goes on from there";
 
 /// A model to begin at.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,9 +128,12 @@ impl Part<'_> {
         let place = run.path().to_owned();
         let done = if self.round == 0 { self.fit(run) } else { self.tune(run) };
         done.map_err(|failure| match failure {
+            // One that was stopped says so itself.
+            Failure::Job(error) if error.ends_with(GOES_ON) => {
+                Failure::Job(format!("round {}, task `{}`: {error}", self.round, self.task.name))
+            }
             Failure::Job(error) => {
-                let kept =
-                    format!("what was done is in {}, the same command goes on from there", place.display());
+                let kept = format!("what was done is in {}, {GOES_ON}", place.display());
                 Failure::Job(format!("round {}, task `{}`: {error}; {kept}", self.round, self.task.name))
             }
             failure => failure,

@@ -453,3 +453,82 @@ fn scale(config: &Value) -> Option<f64> {
 pub(super) fn several(errors: &[onefold_checkpoint::CheckpointError]) -> Failure {
     Failure::Job(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use onefold_checkpoint::tensor::Elements;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct InMemory(Vec<f32>);
+
+    impl Elements for InMemory {
+        fn read(&self, start: usize, out: &mut [f32]) {
+            out.copy_from_slice(&self.0[start..start + out.len()]);
+        }
+    }
+
+    fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
+        Tensor::new(Dtype::F32, shape.to_vec(), Arc::new(InMemory(values.to_vec())))
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        let mut values = vec![0.0; tensor.len()];
+        tensor.read(0, &mut values);
+        values
+    }
+
+    /// `testdata/golden/atm.json`.
+    #[test]
+    fn a_momentum_is_the_goldens() {
+        let text = include_str!("../../../../../testdata/golden/atm.json");
+        let golden: Value = serde_json::from_str(text).unwrap();
+        let golden = &golden["momentum"];
+        let row = |key: &str| -> Vec<f32> {
+            golden[key].as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32).collect()
+        };
+        let m = golden["m"].as_f64().unwrap();
+        let terms = vec![(1.0 - m, tensor(&[2], &row("tau"))), (m, tensor(&[2], &row("tau_prev")))];
+        assert_eq!(values(&Sum::tensor(terms).unwrap()), row("out"));
+    }
+
+    #[test]
+    fn vectors_longer_than_the_mean_are_shortened_to_it() {
+        assert_eq!(clip_factors(&[1.0, 2.0, 6.0]), [1.0, 1.0, 0.5]);
+        assert_eq!(clip_factors(&[0.0, 0.0]), [1.0, 1.0]);
+        let vectors = [tensor(&[2], &[3.0, 4.0]), tensor(&[2], &[-4.0, 3.0])];
+        let vectors = vectors.map(|tensor| BTreeMap::from([("w".to_owned(), tensor)]));
+        let found = products(&vectors).unwrap();
+        assert_eq!((found.norm(0), found.norm(1), cosine(&found, 0, 1)), (5.0, 5.0, Some(0.0)));
+    }
+
+    /// A of 1 × 2 and 2 × 2, B of 3 × 1 and 3 × 2: the product of what stands side by side is the sum of the products.
+    #[test]
+    fn factors_side_by_side_make_the_sum() {
+        let (a, b) = ("m.lora_A.weight", "m.lora_B.weight");
+        let first = (tensor(&[1, 2], &[1.0, 2.0]), tensor(&[3, 1], &[1.0, 0.0, -1.0]));
+        let second =
+            (tensor(&[2, 2], &[0.0, 1.0, 3.0, 0.0]), tensor(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+        let (mut all_a, mut all_b) = (Stacked::default(), Stacked::default());
+        for ((of_a, of_b), weight) in [(&first, 0.5), (&second, 2.0)].map(|((a, b), weight)| ((a, b), weight))
+        {
+            all_a.add(a, of_a, 7.0);
+            all_b.add(b, of_b, weight);
+        }
+        assert_eq!((all_a.shape(), all_b.shape()), ([3, 2], [3, 3]));
+        let (a, b) = (all_a.values(), all_b.values());
+        let product = |i: usize, j: usize| (0..3).map(|r| b[i * 3 + r] * a[r * 2 + j]).sum::<f32>();
+        // 0.5 · B₁A₁ + 2 · B₂A₂
+        assert_eq!([product(0, 0), product(0, 1), product(2, 0)], [0.5 + 12.0, 1.0 + 2.0, -0.5 + 36.0]);
+    }
+
+    #[test]
+    fn an_adapters_scale_is_alpha_over_its_rank_or_the_root_of_it() {
+        assert_eq!(scale(&json!({"lora_alpha": 16, "r": 4, "use_rslora": false})), Some(4.0));
+        assert_eq!(scale(&json!({"lora_alpha": 16, "r": 4, "use_rslora": true})), Some(8.0));
+        assert_eq!(scale(&json!({})), None);
+    }
+}

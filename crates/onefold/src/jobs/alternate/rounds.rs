@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use onefold_checkpoint::output::{RunDir, write_file};
 use onefold_checkpoint::{Checkpoint, CheckpointError};
-use onefold_train::alternate::{HeadFrom, PartSettings, Vector, prepare};
+use onefold_train::alternate::{HeadFrom, PartSettings, Stamp, Vector, VectorError, prepare};
 use onefold_train::data::Task;
 use onefold_train::data::doctor::Report;
 use onefold_train::tune::{Memory, Plan, Prepared, Scored, scores};
@@ -206,8 +206,11 @@ impl Session<'_> {
         }
         let (model, record) = (dir.join(MODEL), dir.join(ROUND));
         if !model.join(ROUND).is_file() {
-            let vectors = self.vectors(run, ready, round)?;
-            let previous = if round > 1 { Some(self.vectors(run, ready, round - 1)?) } else { None };
+            let vectors = self.vectors(run, ready, round, &begin.hash)?;
+            let previous = match round {
+                1 => None,
+                _ => Some(self.vectors(run, ready, round - 1, &base_of(run, round - 1)?)?),
+            };
             let previous = previous.as_deref();
             let merging = Merging { world, round, begin: &begin, vectors: &vectors, previous };
             merging.run(&model).map_err(|failure| kept(run, failure))?;
@@ -240,9 +243,15 @@ impl Session<'_> {
         Ok(Begin { dir: dir.to_owned(), hash: hash::of_model(&checkpoint) })
     }
 
-    fn vectors(&self, run: &RunDir, ready: &Ready, round: u64) -> Result<Vec<Vector>, Failure> {
-        let open = |task: &Task| Vector::open(&run.round(round).join(&task.name)).map_err(Failure::job);
-        ready.tasks.iter().map(open).collect()
+    /// The vectors of a round that began at the model of that hash.
+    fn vectors(&self, run: &RunDir, ready: &Ready, round: u64, base: &str) -> Result<Vec<Vector>, Failure> {
+        let open = |task: &Task| -> Result<Vector, VectorError> {
+            let vector = Vector::open(&run.round(round).join(&task.name))?;
+            let (base, recipe) = (base.to_owned(), self.world.shared.clone());
+            vector.check(&Stamp { task: task.name.clone(), round, base, recipe })?;
+            Ok(vector)
+        };
+        ready.tasks.iter().map(|task| open(task).map_err(Failure::job)).collect()
     }
 
     /// Scores of the model of a round on rows that are not learnt from; none without any.
@@ -345,6 +354,14 @@ pub(super) fn headed<'a>(tasks: &'a [Task], heads: &'a [Option<PathBuf>]) -> Vec
 /// The directory of a round's model, or of the first one.
 pub(super) fn model_of(world: &World<'_>, run: &RunDir, round: u64) -> PathBuf {
     if round == 0 { world.base_dir().to_owned() } else { run.round(round).join(MODEL) }
+}
+
+/// The hash of the model that a round began at.
+fn base_of(run: &RunDir, round: u64) -> Result<String, Failure> {
+    let path = run.round(round).join(ROUND);
+    let text = fs::read(&path).map_err(CheckpointError::io(&path, "read")).map_err(Failure::job)?;
+    let record: Value = serde_json::from_slice(&text).map_err(Failure::job)?;
+    Ok(record["base"].as_str().unwrap_or_default().to_owned())
 }
 
 /// All memory.

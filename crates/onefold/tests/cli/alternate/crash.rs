@@ -19,7 +19,7 @@ fn long(recipe: &str) -> String {
         .replace("rounds: 3", "rounds: 4")
         .replace("rounds: 2", "rounds: 4");
     format!(
-        "{recipe}budget: {{steps: 60}}\ncheckpoints: {{every: {{steps: 7}}}}\noptimizer_state: carried\nmerge: {{momentum: 0.1}}\n"
+        "{recipe}budget: {{steps: 90}}\ncheckpoints: {{every: {{steps: 7}}}}\noptimizer_state: carried\nmerge: {{momentum: 0.1}}\n"
     )
 }
 
@@ -100,13 +100,13 @@ fn goes_on(dir: &Path, recipe: &str, least: u32) {
 #[test]
 fn a_killed_run_goes_on_as_if_nothing_had_been() {
     let dir = decoder();
-    goes_on(dir.path(), &long(DECODER), 5);
+    goes_on(dir.path(), &long(DECODER), 3);
 }
 
 #[test]
 fn heads_that_are_trained_go_on_too() {
     let dir = encoder();
-    goes_on(dir.path(), &format!("{}heads: {{train: true}}\n", long(ENCODER)), 5);
+    goes_on(dir.path(), &format!("{}heads: {{train: true}}\n", long(ENCODER)), 3);
 }
 
 #[test]
