@@ -276,9 +276,12 @@ fn check_state(dir: &Path, task: &str, round: u64) -> Result<(), Failure> {
     )))
 }
 
+/// The record of a step before.
 fn read(path: &Path) -> Result<Value, Failure> {
-    let text =
-        std::fs::read(path).map_err(|e| Failure::usage(format!("{}: cannot read: {e}", path.display())))?;
+    let text = std::fs::read(path).map_err(|e| {
+        let expected = "`--model` is the output of `merge-round`, `--state` that of `tune-task`";
+        Failure::usage(format!("{}: cannot read: {e}; {expected}", path.display()))
+    })?;
     serde_json::from_slice(&text).map_err(|e| Failure::usage(format!("{}: no record: {e}", path.display())))
 }
 
