@@ -27,7 +27,7 @@ pub(crate) struct Direct<'a> {
 impl<'a> Direct<'a> {
     /// None if vectors are not differences from an origin, or have still to be checked: then blocks are loaded.
     pub(crate) fn new(scan: &'a Scan) -> Option<Self> {
-        let origin = scan.origin.as_ref().filter(|_| scan.options.allow_non_finite)?;
+        let origin = scan.origin.as_ref().filter(|_| scan.options.allow_non_finite && !scan.deltas)?;
         Some(Self { scan, origin })
     }
 
@@ -156,6 +156,7 @@ mod tests {
             origin: Some(stored_operand("base", Dtype::F32, &base)),
             operands: (1..4).map(|k| stored_operand(&format!("m{k}"), dtype, &expert(k))).collect(),
             statistics: Vec::new(),
+            deltas: false,
             options: ScanOptions { span: 2 * BLOCK, allow_non_finite },
         }
     }
@@ -241,5 +242,6 @@ mod tests {
     fn what_has_still_to_be_checked_is_loaded() {
         assert!(Direct::new(&scan(4, Dtype::F32, false)).is_none());
         assert!(Direct::new(&Scan { origin: None, ..scan(4, Dtype::F32, true) }).is_none());
+        assert!(Direct::new(&Scan { deltas: true, ..scan(4, Dtype::F32, true) }).is_none());
     }
 }
