@@ -4,6 +4,8 @@
 pub mod adapt;
 #[cfg(feature = "train")]
 mod data;
+#[cfg(feature = "train")]
+pub mod eval;
 mod fingerprint;
 #[cfg(feature = "train")]
 mod identity;

@@ -13,6 +13,8 @@ pub mod adapt;
 pub mod check;
 pub mod coefficients;
 pub mod edit;
+#[cfg(feature = "train")]
+pub mod eval;
 pub mod fields;
 #[cfg(feature = "train")]
 mod keys;
