@@ -66,7 +66,7 @@ fn the_reference_of_the_command_line_is_up_to_date() {
     let mut text = String::from(
         "# Command line\n\nWhat `--help` prints, for every command. Generated; a test holds it up to date.\n",
     );
-    for command in [&[][..], &["merge"], &["adapt"], &["tune"], &["inspect"], &["methods"]] {
+    for command in [&[][..], &["merge"], &["adapt"], &["tune"], &["eval"], &["inspect"], &["methods"]] {
         let title = [&["onefold"][..], command].concat().join(" ");
         let help = stdout(&[command, &["--help"]].concat());
         let _ = write!(text, "\n## {title}\n\n```text\n{}\n```\n", help.trim_end());
@@ -129,20 +129,26 @@ fn every_example_runs_by_the_command_at_its_head() {
         let verb = command.split(' ').next().unwrap();
         let out = match verb {
             "tune" => "tuned",
+            "eval" => "scores",
             _ => "merged",
         };
-        assert!(command.starts_with(&format!("{verb} examples/{file} -o {out}")), "{file}: {command}");
+        let names = if verb == "eval" {
+            format!("--tasks examples/{file} -o {out}")
+        } else {
+            format!("{verb} examples/{file} -o {out}")
+        };
+        assert!(command.contains(&names), "{file}: {command}");
         run_example(&file, command, out);
         count += 1;
     }
-    assert_eq!(count, 13, "an example came or went: see that README and guide still name them rightly");
+    assert_eq!(count, 14, "an example came or went: see that README and guide still name them rightly");
 }
 
 /// Runs a command with its outputs in a temporary directory and looks at the result.
 fn run_example(file: &str, command: &str, out: &str) {
     let dir = tempfile::tempdir().unwrap();
     let place = |word: &str| match word {
-        "merged" | "merged-parts" | "tuned" => dir.path().join(word).to_str().unwrap().to_owned(),
+        "merged" | "merged-parts" | "tuned" | "scores" => dir.path().join(word).to_str().unwrap().to_owned(),
         other => other.to_owned(),
     };
     let words: Vec<String> = command.split_whitespace().map(place).collect();
@@ -152,6 +158,14 @@ fn run_example(file: &str, command: &str, out: &str) {
     assert!(!shown.contains("warning:"), "{file}: an example without warnings was expected: {shown}");
 
     let merged = dir.path().join(out);
+    if out == "scores" {
+        for beside in
+            ["tasks.yaml", "report.html", "onefold.json", "expert1/results_onefold.json", "lm_eval/pick.yaml"]
+        {
+            assert!(merged.join(beside).is_file(), "{file}: no {beside}");
+        }
+        return;
+    }
     let checkpoint = Checkpoint::open(&merged).unwrap_or_else(|e| panic!("{file}: {e:?}"));
     let bytes = fs::read(merged.join("model.safetensors")).unwrap();
     let peer = safetensors::SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{file}: {e}"));

@@ -99,14 +99,18 @@ fn guarded(guard: &Json) -> String {
         Some(limit) if guard["held"] == true => format!(", within {}", number(limit)),
         Some(limit) => format!(", beyond {}", number(limit)),
     };
+    let changed = match guard["loss"].as_f64() {
+        Some(loss) if loss < 0.0 => format!("{} better", number(-loss)),
+        Some(loss) => format!("{} worse", number(loss)),
+        None => "–".to_owned(),
+    };
     format!(
-        "  {} {}: {} → {} with {}, {} worse{limit}",
+        "  {} {}: {} → {} with {}, {changed}{limit}",
         text_of(&guard["task"]),
         text_of(&guard["metric"]),
         figure("before"),
         figure("after"),
         text_of(&guard["model"]),
-        figure("loss"),
     )
 }
 

@@ -9,6 +9,8 @@ mod adapt;
 mod bad_input;
 mod crash;
 mod emr;
+#[cfg(feature = "train")]
+mod eval;
 mod features;
 mod goldens;
 mod invariance;

@@ -145,7 +145,7 @@ fn of_filter(filter: &Filter) -> Value {
 
 /// The results of a model.
 pub(super) fn results(record: &Record<'_>, model: usize, exported: &[Exported]) -> Value {
-    let Record { session, ready, outcomes, figures } = record;
+    let Record { session, ready, outcomes, figures, .. } = record;
     let entry = session.subjects.entry(model);
     let numbers = || (0..ready.tasks.len()).filter(|number| outcomes[model][*number].is_some());
     let by_task = |of: &dyn Fn(usize) -> Value| -> Value {

@@ -195,8 +195,11 @@ fn of_tasks(text: &str, tasks: &[&str], role: Role) -> Result<Vec<ModelRef>, Str
     let dir = Path::new(&one.path);
     let is_model = |dir: &Path| dir.join("config.json").is_file();
     let inner = |name: &str| is_model(&dir.join(name));
-    let is_one = !dir.is_dir() || is_model(dir) || one.lora.is_some();
-    if is_one || !tasks.iter().any(|task| inner(task)) && !inner("language") {
+    let holds_models = || {
+        let inside = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        inside.into_iter().any(|entry| is_model(&entry.path()))
+    };
+    if !dir.is_dir() || is_model(dir) || one.lora.is_some() || !holds_models() {
         return Ok(vec![one; tasks.len()]);
     }
     let of = |task: &str| {

@@ -47,7 +47,7 @@ fn mistakes_are_named() {
         ("mcc]", "accuracy]", "`accuracy` stands twice"),
         ("share: 0, ", "", "it is of tasks that probe the base"),
         ("share: 2", "share: -1", "share"),
-        ("kind: choice", "kind: chose", "did you mean `choice`?"),
+        ("kind: choice", "kind: choise", "did you mean `choice`?"),
         ("{{question}}", "{{question", "tasks[3].prompt"),
         ("[0-9]+", "(?=a)", "look-around"),
         ("{name: last, regex: '[0-9]+', select: -1}", "{name: none}", "cannot name a filter"),
