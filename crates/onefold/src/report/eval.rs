@@ -3,8 +3,8 @@
 use minijinja::{Value, context};
 use serde_json::Value as Json;
 
-use super::html::{NAME, pairs, render};
-use super::show::{number, percent, tidy, width};
+use super::html::{NAME, pairs, prose, render};
+use super::show::{counted, number, percent, tidy, width};
 use super::svg::COLOURS;
 use super::tables::{cell, code, plain, table};
 
@@ -131,6 +131,8 @@ pub fn page(record: &Json) -> String {
             record["command"].as_str(),
         ),
     ];
+    let warnings: Vec<Value> =
+        list(&record["warnings"]).iter().map(|warning| prose(&text_of(warning))).collect();
     let run: Vec<(String, String)> = (record["run"].as_object().into_iter().flatten())
         .map(|(key, value)| (key.clone(), text_of(value)))
         .collect();
@@ -146,8 +148,8 @@ pub fn page(record: &Json) -> String {
         title => tidy(record["title"].as_str().unwrap_or("scores"), NAME),
         kind => "eval",
         facts => pairs(&facts),
-        warnings_title => "",
-        warnings => Vec::<String>::new(),
+        warnings_title => counted(warnings.len() as u64, "warning"),
+        warnings,
         cards => Vec::<Value>::new(),
         sections => sections.into_iter().flatten().collect::<Vec<_>>(),
         run => pairs(&run),

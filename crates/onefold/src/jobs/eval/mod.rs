@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onefold_checkpoint::output::RunDir;
-use onefold_train::eval::{Classes, EvalError, Opened, Outcome, Task, judge};
+use onefold_train::eval::{Classes, EvalError, Kind, Opened, Outcome, Task, judge};
 use serde_json::Value;
 
 use self::figures::Figures;
@@ -39,6 +39,9 @@ pub fn run(args: &EvalArgs, common: &Common, shell: &Shell) -> Result<(), Failur
         .ok_or_else(|| Failure::usage(problems.to_string()))?;
     let subjects = Subjects::open(args, common, &recipe, shell)?;
     problems.warning_texts().iter().for_each(|warning| shell.warn(warning));
+    if common.max_memory.is_some() {
+        shell.warn("--max-memory: how much scoring takes is not known beforehand; a smaller `batch.tokens` lowers it");
+    }
     let session = Session { args, common, shell, recipe: &recipe, subjects: &subjects, begin };
     on_pool(threads(common), || session.eval())
 }
@@ -95,10 +98,7 @@ impl Session<'_> {
         if let Some((out, read)) = place {
             record.write(out, &read, &told)?;
         }
-        shell.event("result", &told["result"]);
-        if !shell.json() {
-            shell.result(&report::eval::text(&told["result"]));
-        }
+        self.tell(&told);
         if let Some(out) = &args.output {
             shell.event("done", &out.display().to_string());
             shell.say(&format!("{} ({:.1} s)", out.display(), self.begin.elapsed().as_secs_f64()));
@@ -121,10 +121,7 @@ impl Session<'_> {
             let (name, kind, rows) =
                 (task.name(), task.kind.name(), report::counted(task.rows.len() as u64, "row"));
             self.shell.say(&format!("task `{name}`: {kind}, {rows}; {}", task.layouts.join("; ")));
-            if !task.bad.is_empty() {
-                let bad = report::counted(task.bad.len() as u64, "bad row");
-                self.shell.warn(&format!("task `{name}`: {bad} left out; the first: {}", task.bad[0]));
-            }
+            bad(task).iter().for_each(|warning| self.shell.warn(warning));
         }
         if problems.is_empty() { Ok(tasks) } else { Err(Failure::Usage(problems)) }
     }
@@ -167,13 +164,13 @@ impl Session<'_> {
                 let begin = Instant::now();
                 for (task, classes) in tasks {
                     let found = opened.score(&ready.tasks[task], classes, self.shell).map_err(refused)?;
-                    if found.cut > 0 {
-                        let (name, cut) =
+                    if let Some(warning) = cut(&ready.tasks[task], model.name, &found) {
+                        self.shell.warn(&warning);
+                    } else if found.cut > 0 {
+                        // Nothing of a text is left out.
+                        let (name, rows) =
                             (ready.tasks[task].name(), report::counted(found.cut as u64, "row"));
-                        self.shell.warn(&format!(
-                            "task `{name}`, {}: {cut} too long for the model, read in part",
-                            model.name
-                        ));
+                        self.shell.say(&format!("task `{name}`, {}: {rows} read in windows", model.name));
                     }
                     row[task] = Some(found);
                 }
@@ -198,18 +195,37 @@ impl Session<'_> {
         Ok(read)
     }
 
+    /// Tells the scores: without an output they are all there is.
+    fn tell(&self, told: &Value) {
+        let Session { args, shell, .. } = *self;
+        shell.event("result", &told["result"]);
+        if !shell.json() && (args.output.is_none() || !shell.quiet()) {
+            shell.result(&report::eval::text(&told["result"]));
+        }
+    }
+
     /// The output of this very job is there: its scores are told again.
     fn is_there(&self, out: &Path, job: &str) -> Result<(), Failure> {
         RunDir::settle(out, job).map_err(Failure::job)?;
         let told = super::fingerprint::record_of_job(out, job).unwrap_or_default();
-        self.shell.event("result", &told["result"]);
-        if !self.shell.json() {
-            self.shell.result(&report::eval::text(&told["result"]));
-        }
+        self.tell(&told);
         self.shell.event("done", &out.display().to_string());
         self.shell.say(&format!("{} is there already, made from the same tasks and models", out.display()));
         broken(&told)
     }
+}
+
+/// What is said of rows that cannot be used.
+fn bad(task: &Task) -> Option<String> {
+    let count = report::counted(task.bad.len() as u64, "bad row");
+    task.bad.first().map(|first| format!("task `{}`: {count} left out; the first: {first}", task.name()))
+}
+
+/// What is said of rows of which a part was left out.
+fn cut(task: &Task, model: &str, outcome: &Outcome) -> Option<String> {
+    let rows = report::counted(outcome.cut as u64, "row");
+    let text = || format!("task `{}`, {model}: {rows} too long for the model, read in part", task.name());
+    (outcome.cut > 0 && task.kind != Kind::Perplexity).then(text)
 }
 
 /// Every file of each task with its size and hash.

@@ -78,9 +78,18 @@ impl Record<'_> {
             "set": args.sets,
             "inputs": {"models": models, "data": self.ready.files},
             "run": self.facts(),
-            "warnings": Vec::<String>::new(),
+            "warnings": self.warnings(),
             "result": self.result(),
         })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let tasks = &self.ready.tasks;
+        let cut = self.session.subjects.all().flat_map(|(model, entry)| {
+            let found = self.outcomes[model].iter().zip(tasks);
+            found.filter_map(|(outcome, task)| super::cut(task, &entry.name, outcome.as_ref()?))
+        });
+        tasks.iter().filter_map(super::bad).chain(cut).collect()
     }
 
     fn title(&self) -> String {
