@@ -25,8 +25,6 @@ pub mod statistics;
 mod subject;
 mod task;
 mod template;
-#[cfg(test)]
-mod tests;
 
 pub use error::EvalError;
 pub use filter::{Filter, Leniency, NOTHING};

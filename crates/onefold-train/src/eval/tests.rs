@@ -1,1 +1,0 @@
-//! Tiny models on tiny tasks.
