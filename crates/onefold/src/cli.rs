@@ -13,7 +13,7 @@ use clap::{Arg, Args, Command, Parser, Subcommand, ValueEnum};
     name = "onefold",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 the job failed, 2 bad arguments or recipe."
+    after_help = "Exit codes: 0 done, 1 the job failed, 2 bad arguments or recipe, 3 a limit of `onefold eval` is broken."
 )]
 pub struct Cli {
     /// What to do.
@@ -38,6 +38,9 @@ pub enum Verb {
     /// Train one model on several tasks together, with balanced losses
     #[cfg(feature = "train")]
     Tune(TuneArgs),
+    /// Score models on rows with targets, side by side
+    #[cfg(feature = "train")]
+    Eval(EvalArgs),
     /// Look at a model, or at a base with its experts, before merging
     Inspect(InspectArgs),
     /// List merge methods and balancers, or explain one
@@ -283,6 +286,39 @@ pub struct ProductArgs {
     /// How the recipe is read
     #[command(flatten)]
     pub reading: ReadingArgs,
+}
+
+/// Arguments of `onefold eval`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Models; of one that adapt or tune wrote with a directory for each task, each task's own is scored
+    #[arg(required = true, value_name = "MODEL", value_parser = ModelText)]
+    pub models: Vec<String>,
+    /// The tasks (YAML)
+    #[arg(long, value_name = "FILE")]
+    pub tasks: PathBuf,
+    /// Directory of the results; without it they are only printed
+    #[arg(long, short, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// The base model: what the others do is compared with it, and `limit` of a task is measured from it
+    #[arg(long, value_name = "MODEL", value_parser = ModelText)]
+    pub base: Option<String>,
+    /// The expert of a task, whose score is 100 %; may be given for each task
+    #[arg(long = "expert", value_name = "TASK=MODEL", value_parser = ModelText)]
+    pub experts: Vec<String>,
+    /// Change the file of tasks: `--set batch.tokens=4096`, `--set tasks.0.samples=100`
+    #[arg(long = "set", value_name = "KEY.PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Unknown and ineffective keys of the file are warnings
+    #[arg(long)]
+    pub lenient: bool,
+    /// Look at tasks and models, print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `onefold inspect`.

@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         Verb::Alternate(args) => jobs::alternate::run(args, &cli.common, &shell),
         #[cfg(feature = "train")]
         Verb::Tune(args) => jobs::tune::run(args, &cli.common, &shell),
+        #[cfg(feature = "train")]
+        Verb::Eval(args) => jobs::eval::run(args, &cli.common, &shell),
         Verb::Inspect(args) => jobs::inspect::run(args, &cli.common, &shell),
         Verb::Methods(args) => jobs::methods::run(args, &shell),
     };

@@ -25,6 +25,8 @@ pub enum Failure {
     Usage(Vec<String>),
     /// The job failed.
     Job(String),
+    /// The job is done, and what came of it breaks limits that were set.
+    Limit(Vec<String>),
 }
 
 impl Failure {
@@ -38,9 +40,13 @@ impl Failure {
         Self::Job(error.to_string())
     }
 
-    /// 2 for bad input, 1 for a failed job.
+    /// 2 for bad input, 1 for a failed job, 3 for a limit that is broken.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(if matches!(self, Self::Usage(_)) { 2 } else { 1 })
+        ExitCode::from(match self {
+            Self::Job(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Limit(_) => 3,
+        })
     }
 }
 
@@ -140,7 +146,7 @@ impl Shell {
     pub fn fail(&self, failure: &Failure) {
         self.finish_bar();
         let problems = match failure {
-            Failure::Usage(problems) => problems.clone(),
+            Failure::Usage(problems) | Failure::Limit(problems) => problems.clone(),
             Failure::Job(error) => vec![error.clone()],
         };
         self.event("error", &problems);

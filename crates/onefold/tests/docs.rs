@@ -75,6 +75,7 @@ fn the_reference_of_the_command_line_is_up_to_date() {
         &["alternate", "merge-round"],
         &["alternate", "product"],
         &["tune"],
+        &["eval"],
         &["inspect"],
         &["methods"],
     ] {
@@ -141,20 +142,26 @@ fn every_example_runs_by_the_command_at_its_head() {
         let out = match verb {
             "tune" => "tuned",
             "alternate" => "alternated",
+            "eval" => "scores",
             _ => "merged",
         };
-        assert!(command.starts_with(&format!("{verb} examples/{file} -o {out}")), "{file}: {command}");
+        let names = if verb == "eval" {
+            format!("--tasks examples/{file} -o {out}")
+        } else {
+            format!("{verb} examples/{file} -o {out}")
+        };
+        assert!(command.contains(&names), "{file}: {command}");
         run_example(&file, command, out);
         count += 1;
     }
-    assert_eq!(count, 14, "an example came or went: see that README and guide still name them rightly");
+    assert_eq!(count, 15, "an example came or went: see that README and guide still name them rightly");
 }
 
 /// Runs a command with its outputs in a temporary directory and looks at the result.
 fn run_example(file: &str, command: &str, out: &str) {
     let dir = tempfile::tempdir().unwrap();
     let place = |word: &str| match word {
-        "merged" | "merged-parts" | "tuned" | "alternated" => {
+        "merged" | "merged-parts" | "tuned" | "alternated" | "scores" => {
             dir.path().join(word).to_str().unwrap().to_owned()
         }
         other => other.to_owned(),
@@ -166,6 +173,14 @@ fn run_example(file: &str, command: &str, out: &str) {
     assert!(!shown.contains("warning:"), "{file}: an example without warnings was expected: {shown}");
 
     let merged = dir.path().join(out);
+    if out == "scores" {
+        for beside in
+            ["tasks.yaml", "report.html", "onefold.json", "expert1/results_onefold.json", "lm_eval/pick.yaml"]
+        {
+            assert!(merged.join(beside).is_file(), "{file}: no {beside}");
+        }
+        return;
+    }
     let checkpoint = Checkpoint::open(&merged).unwrap_or_else(|e| panic!("{file}: {e:?}"));
     let bytes = fs::read(merged.join("model.safetensors")).unwrap();
     let peer = safetensors::SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{file}: {e}"));

@@ -44,6 +44,7 @@ pub use scoring::Scoring;
 pub use settings::{Adam, Aim, Clamp, Granularity, Patience, Settings, Start};
 pub use surgery::{Corrected, Correction, Distance, Operation, corrections};
 pub use teller::Teller;
+pub(crate) use teller::vectors as class_vectors;
 
 use crate::data::Task;
 use crate::data::shape::Kind;

@@ -142,7 +142,7 @@ pub(super) fn is_merged(config: &ModelConfig, spec: &TensorSpec) -> bool {
 ///
 /// # Errors
 /// If a text does not fit the model.
-pub(super) fn vectors(
+pub(crate) fn vectors(
     parameters: &Parameters,
     texts: &[Vec<Vec<u32>>],
 ) -> Result<(ClassVectors, usize), AdaptError> {

@@ -116,7 +116,7 @@ fn number(label: &Label) -> Option<i64> {
 }
 
 /// The class of a label: by its name, else by its number.
-fn class(label: &Label, names: &[String]) -> Option<u32> {
+pub(crate) fn class(label: &Label, names: &[String]) -> Option<u32> {
     let by_name = match label {
         Label::Name(name) => names.iter().position(|known| known == name),
         Label::Id(_) => None,
@@ -137,7 +137,8 @@ fn remedy(label: &Label, declared: bool) -> &'static str {
     }
 }
 
-fn listed(names: &[String]) -> String {
+/// The first names of classes, for messages.
+pub(crate) fn listed(names: &[String]) -> String {
     const SHOWN: usize = 20;
     let mut text = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {

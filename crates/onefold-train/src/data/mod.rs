@@ -24,6 +24,7 @@ pub mod tokenize;
 
 pub use error::{DataError, Place, RowError, RowProblem, Unit};
 pub use labels::Labels;
+pub(crate) use labels::{class as class_of, listed};
 pub use store::{RowTokens, Store};
 pub use task::{Content, Counts, Task, TaskSettings, Unlabelled, Validation};
 

@@ -144,6 +144,13 @@ impl Tokenizer {
         self.inner.decode(ids, skip_special).map_err(|error| TextError::Decode { message: error.to_string() })
     }
 
+    /// The same; ids that stand for nothing, as models with more rows than tokens may write them, are passed over.
+    pub(crate) fn decode_known(&self, ids: &[u32]) -> Result<String, TextError> {
+        let known: Vec<u32> =
+            ids.iter().copied().filter(|id| self.inner.id_to_token(*id).is_some()).collect();
+        self.decode(&known, true)
+    }
+
     /// Tokens of one text before the post-processor adds to them.
     fn sequence(&self, text: &str) -> Result<Encoding, tokenizers::Error> {
         // Without special tokens post-processors add nothing; the tidying of offsets that some do is idempotent.

@@ -63,7 +63,11 @@ pub(super) fn data_files(tasks: &[&Task]) -> Result<Vec<Value>, Failure> {
     files.map(|(task, path)| file(&task, &path)).collect()
 }
 
-fn file(task: &str, path: &Path) -> Result<Value, Failure> {
+/// One file.
+///
+/// # Errors
+/// As [`data_files`].
+pub(super) fn file(task: &str, path: &Path) -> Result<Value, Failure> {
     let failed = |e: std::io::Error| Failure::usage(format!("{}: cannot read: {e}", path.display()));
     let (bytes, hash) = if path.is_dir() { folder(path) } else { content(path) }.map_err(failed)?;
     Ok(json!({"task": task, "file": path.display().to_string(), "bytes": bytes, "sha256": hash}))

@@ -6,6 +6,8 @@ pub mod adapt;
 pub mod alternate;
 #[cfg(feature = "train")]
 mod data;
+#[cfg(feature = "train")]
+pub mod eval;
 mod fingerprint;
 #[cfg(feature = "train")]
 mod identity;

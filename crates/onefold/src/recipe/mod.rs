@@ -15,6 +15,8 @@ pub mod alternate;
 pub mod check;
 pub mod coefficients;
 pub mod edit;
+#[cfg(feature = "train")]
+pub mod eval;
 pub mod fields;
 #[cfg(feature = "train")]
 mod keys;

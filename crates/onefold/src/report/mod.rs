@@ -15,6 +15,8 @@ mod card;
 #[cfg(feature = "train")]
 mod chart;
 mod derived;
+#[cfg(feature = "train")]
+pub mod eval;
 mod figures;
 #[cfg(test)]
 mod fixture;

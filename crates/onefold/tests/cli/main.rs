@@ -11,6 +11,8 @@ mod alternate;
 mod bad_input;
 mod crash;
 mod emr;
+#[cfg(feature = "train")]
+mod eval;
 mod features;
 mod goldens;
 mod invariance;

@@ -152,6 +152,20 @@ pub enum RowProblem {
          `prompt` and `completion`"
     )]
     NoTemplate,
+    /// Nothing that could be compared with what a model says.
+    #[error("no target: key `{key}` says nothing of what is expected; rows that are scored need it")]
+    NoTarget {
+        /// The key.
+        key: String,
+    },
+    /// A template that the row does not fit.
+    #[error("template {template:?}: {message}")]
+    Template {
+        /// The template.
+        template: String,
+        /// What is wrong.
+        message: String,
+    },
     /// It cannot be tokenised.
     #[error(transparent)]
     Text(#[from] TextError),

@@ -23,6 +23,7 @@ use serde_json::{Map, Value as Json};
 use super::{SpecialTokens, TextError};
 use generation::Marks;
 pub use python::Date;
+pub(crate) use python::object;
 
 /// A compiled chat template.
 #[derive(Debug, Clone)]

@@ -105,7 +105,7 @@ pub(super) fn value(json: &Json) -> Value {
 }
 
 /// A JSON object as a template sees it, its keys in their order.
-pub(super) fn object(keys: &Map<String, Json>) -> Value {
+pub(crate) fn object(keys: &Map<String, Json>) -> Value {
     Value::from_pairs(keys.iter().map(|(key, json)| (key.as_str(), value(json))))
 }
 

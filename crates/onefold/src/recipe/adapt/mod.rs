@@ -26,6 +26,7 @@ pub use learn::Learning;
 pub use measure::Measured;
 pub use tasks::TaskInputs;
 pub use telling::{Classes, Telling};
+pub(super) use telling::{read_any as telling, written as written_telling};
 
 use super::edit;
 use super::fields;

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value, json};
+
 use crate::recipe::keys::Keys;
 use crate::recipe::node::Data;
 use crate::recipe::problems::{Place, Problems};
@@ -55,6 +57,30 @@ pub(super) fn read(keys: &mut Keys<'_, '_>, learns: bool) -> Telling {
     match classes(keys) {
         Some(classes) => Telling::Texts { classes, templates },
         None => Telling::Model,
+    }
+}
+
+/// The same of tasks that are scored.
+pub(in crate::recipe) fn read_any(keys: &mut Keys<'_, '_>) -> Telling {
+    read(keys, true)
+}
+
+/// The keys that say it, in the form they are read in.
+pub(in crate::recipe) fn written(telling: &Telling) -> Vec<(&'static str, Value)> {
+    match telling {
+        Telling::Model => Vec::new(),
+        Telling::Texts { classes, templates } => {
+            let classes = match classes {
+                Classes::Names(names) => json!(names),
+                Classes::File(path, _) => json!(path),
+            };
+            vec![("classes", classes), ("templates", json!(templates))]
+        }
+        Telling::LabelWords(words) => {
+            let words: Map<String, Value> =
+                words.iter().map(|(class, word)| (class.clone(), json!(word))).collect();
+            vec![("label_words", Value::Object(words))]
+        }
     }
 }
 
@@ -117,7 +143,7 @@ fn check(names: &[String]) -> Vec<String> {
 
 impl Telling {
     /// Reads the file of classes, if one is named; its path is looked up in `dir`.
-    pub(super) fn read_classes(&mut self, dir: &Path, problems: &mut Problems) {
+    pub(in crate::recipe) fn read_classes(&mut self, dir: &Path, problems: &mut Problems) {
         let Self::Texts { classes, .. } = self else { return };
         let Classes::File(path, (place, key)) = &*classes else { return };
         let path = dir.join(path);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::measure::KINDS;
 use super::{
-    AIMS, AdaptRecipe, CLAMPS, Classes, GRANULARITIES, Learning, Measured, Road, TaskInputs, Telling, surgery,
+    AIMS, AdaptRecipe, CLAMPS, GRANULARITIES, Learning, Measured, Road, TaskInputs, surgery, written_telling,
 };
 use crate::recipe::keys::word;
 use crate::recipe::setting::Parameters;
@@ -151,18 +151,7 @@ fn of_task(task: &TaskInputs, transductive: bool, learns: bool) -> Value {
         }
         put("columns", Value::Object(columns));
     }
-    if let Telling::Texts { classes, templates } = &task.telling {
-        match classes {
-            Classes::Names(names) => put("classes", json!(names)),
-            Classes::File(path, _) => put("classes", json!(path)),
-        }
-        put("templates", json!(templates));
-    }
-    if let Telling::LabelWords(words) = &task.telling {
-        let words: Map<String, Value> =
-            words.iter().map(|(class, word)| (class.clone(), json!(word))).collect();
-        put("label_words", Value::Object(words));
-    }
+    written_telling(&task.telling).into_iter().for_each(|(key, value)| put(key, value));
     put("max_bad_rows", json!(task.max_bad_rows));
     put("labels_in_inputs", json!(if task.may_have_labels { "ignore" } else { "refuse" }));
     Value::Object(entry)

@@ -1,7 +1,15 @@
 //! What other tools call the things that stand in a recipe, for help texts alone: nothing is read under these names.
 
 /// A key elsewhere, and the key here. Transformers, PEFT, LLaMA-Factory and MFTCoder.
-const ELSEWHERE: [(&str, &str); 71] = [
+const ELSEWHERE: [(&str, &str); 79] = [
+    ("doc_to_text", "`tasks[].prompt` of `onefold eval`"),
+    ("doc_to_choice", "`tasks[].choices` of `onefold eval`"),
+    ("doc_to_target", "`tasks[].target` of `onefold eval`"),
+    ("target_delimiter", "`tasks[].delimiter` of `onefold eval`"),
+    ("max_gen_toks", "`tasks[].max_tokens` of `onefold eval`"),
+    ("filter_list", "`tasks[].filters` of `onefold eval`"),
+    ("metric_list", "`tasks[].metrics` of `onefold eval`"),
+    ("output_type", "`tasks[].kind` of `onefold eval`"),
     ("model_name_or_path", "base_model"),
     ("pretrained_model_path", "base_model"),
     ("base_model_name_or_path", "base_model"),

@@ -208,7 +208,8 @@ fn validation(node: &Node, path: &str, problems: &mut Problems) -> Option<Valida
     }
 }
 
-fn labels(keys: &mut Keys<'_, '_>) -> Option<Vec<String>> {
+/// Classes in their order.
+pub(in crate::recipe) fn labels(keys: &mut Keys<'_, '_>) -> Option<Vec<String>> {
     let (node, path) = (keys.node("labels")?, keys.path("labels"));
     let items = fields::list(node, &path, "a list of classes", keys.problems)?;
     let mut labels: Vec<String> = Vec::new();

@@ -7,7 +7,7 @@ mod measured;
 mod refusals;
 mod runs;
 mod surgery;
-mod zero_shot;
+pub(crate) mod zero_shot;
 
 use std::fs;
 use std::path::Path;

@@ -47,7 +47,7 @@ fn tokenizer(dir: &Path) {
 }
 
 /// A base, two experts, of which one has moved its text tower too, and pictures.
-fn clip() -> TempDir {
+pub(crate) fn clip() -> TempDir {
     let dir = temp();
     let at = dir.path();
     copy_dir(&testdata("families/clip"), &at.join("clip"));

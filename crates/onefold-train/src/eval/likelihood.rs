@@ -1,0 +1,347 @@
+//! How likely texts are: choices, and texts as a whole.
+//!
+//! As the Language Model Evaluation Harness has it: white space at the end of a prompt goes to what follows; prompt and
+//! continuation are tokenised together, and what the prompt alone has of tokens is not scored; of a row that is too long the
+//! beginning of the prompt is left out; a text that is too long is read in windows, each token predicted once.
+
+use onefold_engine::cpu::loss::{Losses, Objective};
+use onefold_runtime::events::Observer;
+use rayon::prelude::*;
+
+use super::error::EvalError;
+use super::outcome::{Answer, Outcome, scored};
+use super::subject::{Opened, batches, each_batch};
+use super::task::{Asked, Prompt, Task};
+use crate::data::RowProblem;
+use crate::model::{Batch, Sequence};
+use crate::text::{ChatTemplate, Conversation, Input, Limit, TextError, Tokenizer};
+
+/// Tokens that pass, and what each of the last ones is to predict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Request {
+    /// What the model reads.
+    ids: Vec<u32>,
+    /// What follows each of the last of these.
+    targets: Vec<u32>,
+}
+
+/// How likely a request's targets are, and whether greedy choice would write them.
+type Likelihood = (f64, bool);
+
+impl Request {
+    /// The request for `text` after `context`, of which the last `longest` tokens are read. A text that is longer by itself is
+    /// refused.
+    fn new(context: &[u32], text: &[u32], longest: usize) -> Option<Self> {
+        if text.is_empty() || text.len() > longest || context.is_empty() {
+            return None;
+        }
+        let mut ids = [context, text].concat();
+        ids.pop();
+        ids.drain(..ids.len().saturating_sub(longest));
+        Some(Self { ids, targets: text.to_vec() })
+    }
+
+    /// Requests that predict each token of `text` once, with at most `longest` tokens read in each.
+    fn windows(context: &[u32], text: &[u32], longest: usize) -> Vec<Self> {
+        let room = (longest + 1).saturating_sub(text.len()).max(1);
+        let context = &context[context.len().saturating_sub(room)..];
+        let all = [context, text].concat();
+        let (mut requests, mut at) = (Vec::new(), context.len());
+        while at < all.len() {
+            // The first window begins with the context, later ones end with the last token they predict.
+            let end = if at == context.len() {
+                (longest + 1).min(all.len())
+            } else {
+                (at + longest).min(all.len())
+            };
+            let start = (end - 1).saturating_sub(longest);
+            requests.push(Self { ids: all[start..end - 1].to_vec(), targets: all[at..end].to_vec() });
+            at = end;
+        }
+        requests
+    }
+
+    /// Adds it to a batch.
+    fn push(&self, batch: &mut Batch) {
+        // Ids beyond i32 are beyond any vocabulary: the batch is refused for them.
+        let targets = self.targets.iter().map(|id| i32::try_from(*id).unwrap_or(-1));
+        let targets: Vec<i32> =
+            std::iter::repeat_n(-1, self.ids.len() - self.targets.len()).chain(targets).collect();
+        batch.push(&Sequence { ids: &self.ids, targets: &targets, weight: 1.0, ..Sequence::default() });
+    }
+}
+
+/// Tokens of prompts and of what follows them.
+pub(super) struct Reader {
+    pub(super) tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+}
+
+impl Reader {
+    pub(super) fn new(opened: &Opened<'_>) -> Result<Self, EvalError> {
+        let tokenizer = opened.tokenizer()?;
+        let template = opened.template(&tokenizer)?;
+        Ok(Self { tokenizer, template })
+    }
+
+    /// The token before every text.
+    fn prefix(&self) -> Option<u32> {
+        let special = self.tokenizer.special();
+        special.bos.or(special.eos.first().copied())
+    }
+
+    /// Tokens of a text that is not at its end: an end token that the tokenizer adds is taken off.
+    fn open_ended(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
+        let mut ids = self.tokenizer.encode(Input::Text(text), special, Limit::None)?.ids;
+        let ends = &self.tokenizer.special().eos;
+        if special && ids.last().is_some_and(|last| ends.contains(last) && !text.is_empty()) {
+            ids.pop();
+        }
+        Ok(ids)
+    }
+
+    /// Tokens of a prompt.
+    pub(super) fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, RowProblem> {
+        let ids = match prompt {
+            Prompt::Text(text) => self.open_ended(text, true)?,
+            Prompt::Chat(_) => self.open_ended(&self.rendered(prompt)?, false)?,
+        };
+        let or_prefix = if ids.is_empty() { self.prefix().into_iter().collect() } else { ids };
+        if or_prefix.is_empty() { Err(RowProblem::NoToken) } else { Ok(or_prefix) }
+    }
+
+    /// The text of a prompt, with the template's own tokens if it is a conversation.
+    pub(super) fn rendered(&self, prompt: &Prompt) -> Result<String, RowProblem> {
+        match prompt {
+            Prompt::Text(text) => Ok(text.clone()),
+            Prompt::Chat(chat) => {
+                let template = self.template.as_ref().ok_or(RowProblem::NoTemplate)?;
+                let conversation = Conversation {
+                    messages: chat.messages.clone(),
+                    tools: chat.tools.clone(),
+                    ..Conversation::default()
+                };
+                Ok(template.render(&conversation, true)?.text)
+            }
+        }
+    }
+
+    /// Tokens of a prompt, and of the text that follows it.
+    fn split(&self, prompt: &Prompt, text: &str) -> Result<(Vec<u32>, Vec<u32>), RowProblem> {
+        let special = matches!(prompt, Prompt::Text(_));
+        let whole_prompt = self.rendered(prompt)?;
+        let prompt = whole_prompt.trim_end();
+        let text = format!("{}{text}", &whole_prompt[prompt.len()..]);
+        let mut context = self.open_ended(prompt, special)?;
+        if prompt.is_empty() {
+            let text = self.open_ended(&text, false)?;
+            context = if context.is_empty() { self.prefix().into_iter().collect() } else { context };
+            return if context.is_empty() { Err(RowProblem::NoToken) } else { Ok((context, text)) };
+        }
+        let both = self.open_ended(&format!("{prompt}{text}"), special)?;
+        let rest = both.get(context.len()..).unwrap_or_default().to_vec();
+        if context.is_empty() { Err(RowProblem::NoToken) } else { Ok((context, rest)) }
+    }
+}
+
+/// Which of some texts is likeliest.
+pub(super) fn choices(
+    opened: &Opened<'_>,
+    task: &Task,
+    observer: &dyn Observer,
+) -> Result<Outcome, EvalError> {
+    let model = opened.text_model()?;
+    let longest = opened.longest(&model);
+    let reader = Reader::new(opened)?;
+    let requests = |row: &super::task::Sample| -> Result<(Vec<Request>, bool), EvalError> {
+        let Asked::Choice { prompt, choices, .. } = &row.asked else { return Ok((Vec::new(), false)) };
+        let wrong = |problem: String| opened.unable(task, format!("{}: {problem}", row.place));
+        let prompt = Prompt::Text(prompt.clone());
+        let mut cut = false;
+        let one = |choice: &String| {
+            let (context, text) =
+                reader.split(&prompt, choice).map_err(|problem| wrong(problem.to_string()))?;
+            cut |= context.len() + text.len() > longest + 1;
+            let tokens = text.len();
+            Request::new(&context, &text, longest).ok_or_else(|| {
+                wrong(format!("the choice {choice:?} has {tokens} tokens; 1 to {longest} are possible"))
+            })
+        };
+        Ok((choices.iter().map(one).collect::<Result<_, _>>()?, cut))
+    };
+    let asked: Vec<(Vec<Request>, bool)> = task.rows.par_iter().map(requests).collect::<Result<_, _>>()?;
+    let cut = asked.iter().filter(|(_, cut)| *cut).count();
+    let all: Vec<Request> = asked.iter().flat_map(|(requests, _)| requests.iter().cloned()).collect();
+    let (found, passed) = likelihoods(opened, task, model, &all, observer)?;
+    let mut found = found.into_iter();
+    let answer = |(row, (requests, _)): (&super::task::Sample, &(Vec<Request>, bool))| {
+        let Asked::Choice { choices, gold, .. } = &row.asked else { return None };
+        let likelihoods: Vec<Likelihood> = found.by_ref().take(requests.len()).collect();
+        let delimiter =
+            if task.settings.label_words.is_empty() { task.settings.delimiter.as_str() } else { "" };
+        let by = |length: &dyn Fn(&str) -> usize| {
+            let length =
+                |choice: &String| length(choice.strip_prefix(delimiter).unwrap_or(choice)).max(1) as f64;
+            first_of_most(likelihoods.iter().zip(choices).map(|((of, _), choice)| of / length(choice)))
+        };
+        let by_length = [by(&|choice| choice.chars().count()), by(&str::len)];
+        let told = first_of_most(likelihoods.iter().map(|of| of.0));
+        Some(Answer::Choice { gold: *gold, likelihoods, told, by_length })
+    };
+    let answers: Vec<Answer> = task.rows.iter().zip(&asked).filter_map(answer).collect();
+    let scores = scored(&task.metrics, &["none".to_owned()], &answers);
+    Ok(Outcome { answers, scores, passed, cut })
+}
+
+fn first_of_most(values: impl Iterator<Item = f64>) -> u32 {
+    let best = |best: (u32, f64), next: (u32, f64)| if next.1 > best.1 { next } else { best };
+    (0..).zip(values).fold((0, f64::NEG_INFINITY), best).0
+}
+
+/// How likely texts are.
+pub(super) fn texts(opened: &Opened<'_>, task: &Task, observer: &dyn Observer) -> Result<Outcome, EvalError> {
+    let model = opened.text_model()?;
+    let longest = opened.longest(&model);
+    let reader = Reader::new(opened)?;
+    let requests = |row: &super::task::Sample| -> Result<(Vec<Request>, bool), EvalError> {
+        let Asked::Text { prompt, text } = &row.asked else { return Ok((Vec::new(), false)) };
+        let wrong = |problem: RowProblem| opened.unable(task, format!("{}: {problem}", row.place));
+        let (context, ids) = match prompt {
+            Some(prompt) => reader.split(prompt, text).map_err(wrong)?,
+            None => {
+                let prefix = reader.prefix().ok_or_else(|| {
+                    opened.unable(
+                        task,
+                        "its tokenizer names neither a first nor an end token that could go before a text",
+                    )
+                })?;
+                (vec![prefix], reader.open_ended(text, false)?)
+            }
+        };
+        if ids.is_empty() {
+            return Err(wrong(RowProblem::NoToken));
+        }
+        let windows = Request::windows(&context, &ids, longest);
+        let cut = windows.len() > 1 || context.len() + ids.len() > longest + 1;
+        Ok((windows, cut))
+    };
+    let asked: Vec<(Vec<Request>, bool)> = task.rows.par_iter().map(requests).collect::<Result<_, _>>()?;
+    let cut = asked.iter().filter(|(_, cut)| *cut).count();
+    let all: Vec<Request> = asked.iter().flat_map(|(requests, _)| requests.iter().cloned()).collect();
+    let (found, passed) = likelihoods(opened, task, model, &all, observer)?;
+    let mut found = found.into_iter();
+    let answer = |(row, (requests, _)): (&super::task::Sample, &(Vec<Request>, bool))| {
+        let Asked::Text { text, .. } = &row.asked else { return None };
+        let likelihood = found.by_ref().take(requests.len()).map(|of| of.0).sum();
+        let tokens: usize = requests.iter().map(|request| request.targets.len()).sum();
+        Some(Answer::Text { likelihood, units: [words(text), text.len() as f64, tokens as f64] })
+    };
+    let answers: Vec<Answer> = task.rows.iter().zip(&asked).filter_map(answer).collect();
+    let scores = scored(&task.metrics, &["none".to_owned()], &answers);
+    Ok(Outcome { answers, scores, passed, cut })
+}
+
+/// Parts between runs of white space, as Python's `re.split(r"\s+", text)` counts them.
+fn words(text: &str) -> f64 {
+    // Python counts four separators of ASCII as space, too.
+    let is_space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
+    let mut runs = 0u32;
+    let mut before = false;
+    for c in text.chars() {
+        let space = is_space(c);
+        runs += u32::from(space && !before);
+        before = space;
+    }
+    f64::from(runs + 1)
+}
+
+/// The likelihood of each request, and how many tokens passed.
+fn likelihoods(
+    opened: &Opened<'_>,
+    task: &Task,
+    mut model: crate::model::TextModel,
+    requests: &[Request],
+    observer: &dyn Observer,
+) -> Result<(Vec<Likelihood>, u64), EvalError> {
+    let lengths: Vec<usize> = requests.iter().map(|request| request.ids.len()).collect();
+    let mut found = vec![(0.0, true); requests.len()];
+    let (mut batch, mut losses) = (Batch::default(), Losses::new(1));
+    each_batch((opened, task), &batches(&lengths, opened.passing.tokens), observer, |numbers| {
+        batch.clear();
+        numbers.iter().for_each(|number| requests[*number].push(&mut batch));
+        model.evaluate(&opened.parameters, &batch, Objective::CROSS_ENTROPY, &mut losses)?;
+        let mut rows = losses.rows.iter();
+        for number in numbers {
+            let request = &requests[*number];
+            let own = rows.by_ref().take(request.ids.len()).skip(request.ids.len() - request.targets.len());
+            for row in own {
+                found[*number].0 -= f64::from(row.loss);
+                found[*number].1 &= row.correct;
+            }
+            if !found[*number].0.is_finite() {
+                return Err(opened.unable(task, "its scores are no numbers"));
+            }
+        }
+        Ok(())
+    })?;
+    Ok((found, lengths.iter().sum::<usize>() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_what_is_too_long_is_left_out() {
+        let request = Request::new(&[1, 2, 3], &[4, 5], 3).unwrap();
+        assert_eq!(request, Request { ids: vec![2, 3, 4], targets: vec![4, 5] });
+        let request = Request::new(&[1, 2, 3], &[4, 5], 9).unwrap();
+        assert_eq!(request, Request { ids: vec![1, 2, 3, 4], targets: vec![4, 5] });
+        assert_eq!(Request::new(&[1], &[], 9), None);
+        assert_eq!(Request::new(&[1], &[2, 3, 4], 2), None);
+    }
+
+    /// By hand after the harness's description of rolling windows.
+    #[test]
+    fn every_token_is_predicted_once() {
+        let window = |ids: &[u32], targets: &[u32]| Request { ids: ids.to_vec(), targets: targets.to_vec() };
+        let text: Vec<u32> = (1..=9).collect();
+        assert_eq!(
+            Request::windows(&[0], &text, 4),
+            [
+                window(&[0, 1, 2, 3], &[1, 2, 3, 4]),
+                window(&[4, 5, 6, 7], &[5, 6, 7, 8]),
+                window(&[5, 6, 7, 8], &[9]),
+            ]
+        );
+        assert_eq!(Request::windows(&[0], &text, 9).len(), 1);
+        assert_eq!(Request::windows(&[7, 8, 0], &[1, 2], 3), [window(&[8, 0, 1], &[1, 2])]);
+        assert_eq!(
+            Request::windows(&[7, 8, 0], &[1, 2, 3, 4], 2),
+            [window(&[0, 1], &[1, 2]), window(&[2, 3], &[3, 4])]
+        );
+    }
+
+    #[test]
+    fn windows_are_the_harnesss() {
+        let ids = |value: &serde_json::Value| -> Vec<u32> {
+            value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+        };
+        for case in crate::eval::metrics::tests::golden()["windows"].as_array().unwrap() {
+            let text: Vec<u32> = (1..=case["length"].as_u64().unwrap() as u32).collect();
+            let found = Request::windows(&[0], &text, case["longest"].as_u64().unwrap() as usize);
+            let expected = case["windows"].as_array().unwrap();
+            let expected =
+                expected.iter().map(|one| Request { ids: ids(&one["ids"]), targets: ids(&one["targets"]) });
+            assert_eq!(found, expected.collect::<Vec<_>>(), "{case}");
+        }
+    }
+
+    #[test]
+    fn words_are_counted_as_python_splits() {
+        for (text, count) in [("a b", 2.0), (" a  b\n", 4.0), ("a", 1.0), ("", 1.0), ("a\u{1c}b\u{a0}c", 3.0)]
+        {
+            assert_eq!(words(text), count, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Scoring models on rows with targets.
+//!
+//! ```text
+//! files ─ Task::read ─▶ Task ──┐
+//! models ───────────── judge ──┼─▶ Opened::score ─▶ Outcome: answers, and a Series of each metric
+//!                              │                                     │
+//!                              └──────────── Draws ◀─────────────────┘ figures with errors, differences
+//! ```
+//!
+//! A [`Task`] knows no model: its rows hold what is asked and what is expected. [`judge`] says, from configurations alone, which
+//! model can do what. [`metrics`] and [`statistics`] are arithmetic; they know neither.
+//!
+//! Nothing depends on the number of threads or on what else is scored.
+
+mod classify;
+mod embed;
+mod error;
+mod filter;
+mod generate;
+mod likelihood;
+pub mod metrics;
+mod outcome;
+mod read;
+pub mod statistics;
+mod subject;
+mod task;
+mod template;
+
+pub use error::EvalError;
+pub use filter::{Filter, Leniency, NOTHING};
+pub use metrics::Metric;
+pub use onefold_engine::cpu::pool::Pooling;
+pub use outcome::{Answer, Outcome, Scored};
+pub use subject::{Classes, Opened, Passing, Subject, judge};
+pub use task::{
+    Asked, Choices, Document, Generation, KINDS, Kind, Prompt, RetrievalFiles, Sample, Task, TaskSettings,
+};
+pub use template::Template;
