@@ -42,7 +42,7 @@ pub(super) fn retrieval(
     task: &Task,
     observer: &dyn Observer,
 ) -> Result<Outcome, EvalError> {
-    let queries: Vec<(&str, &[(u32, f64)])> = task
+    let queries: Vec<Query<'_>> = task
         .rows
         .iter()
         .filter_map(|row| match &row.asked {
@@ -58,7 +58,7 @@ pub(super) fn retrieval(
         _ => 0,
     });
     let depth = depth.max().unwrap_or_default().min(task.corpus.len());
-    let answer = |(number, (_, relevant)): (usize, &(&str, &[(u32, f64)]))| {
+    let answer = |(number, (_, relevant)): (usize, &Query<'_>)| {
         let mut all: Vec<(u32, f64)> = (0..)
             .zip(queries.len()..texts.len())
             .map(|(at, document)| (at, vectors.cosine(number, document)))
@@ -80,6 +80,9 @@ pub(super) fn retrieval(
     let scores = scored(&task.metrics, &["none".to_owned()], &answers);
     Ok(Outcome { answers, scores, passed: vectors.passed, cut: vectors.cut })
 }
+
+/// A text, and which documents are relevant to it, how much.
+type Query<'a> = (&'a str, &'a [(u32, f64)]);
 
 /// One vector for each text, of length 1.
 struct Vectors {

@@ -43,7 +43,7 @@ pub fn text(result: &Json) -> String {
         rows.push(row);
     }
     let mut text = aligned(&rows);
-    let differences: Vec<String> = list(&result["tasks"]).iter().flat_map(|task| told(task)).collect();
+    let differences: Vec<String> = list(&result["tasks"]).iter().flat_map(told).collect();
     if !differences.is_empty() {
         text += &format!("\ndifferences\n{}\n", differences.join("\n"));
     }

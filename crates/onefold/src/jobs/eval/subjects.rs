@@ -219,8 +219,8 @@ fn of_tasks(text: &str, tasks: &[&str], role: Role) -> Result<Vec<ModelRef>, Str
 /// Last parts of paths where they tell models apart, else whole paths; then numbers.
 fn names(texts: &[&str]) -> Vec<String> {
     let short = |text: &str| {
-        let parts = text.split('/').filter(|part| !part.is_empty() && *part != ".");
-        parts.last().map_or_else(|| text.to_owned(), str::to_owned)
+        let mut parts = text.split('/').filter(|part| !part.is_empty() && *part != ".");
+        parts.next_back().map_or_else(|| text.to_owned(), str::to_owned)
     };
     let mut names: Vec<String> = Vec::new();
     for text in texts {
