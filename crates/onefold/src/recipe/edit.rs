@@ -20,6 +20,20 @@ enum Step {
     Index(usize),
 }
 
+/// The document of a file that has to have one, changed by the `--set` texts; `what` says what it is. Nothing if there is none.
+pub fn single(text: &str, what: &str, sets: &[String], problems: &mut Problems) -> Option<Document> {
+    let mut documents = yaml::parse(text, problems)?;
+    if documents.is_empty() {
+        problems.error(Place::START, "", format!("the {what} is empty"), None);
+    }
+    if let Some(second) = documents.get(1) {
+        let help = "make a file of each".to_owned();
+        problems.error(second.root.place, "", format!("a second {what} in the file"), Some(help));
+    }
+    apply(&mut documents, sets, problems);
+    documents.into_iter().next()
+}
+
 /// Applies the `--set` texts to the documents of a recipe file.
 ///
 /// In a file of several documents a path that begins with a document's `name` changes that one; any other

@@ -33,10 +33,10 @@ use super::fields;
 use super::keys::Keys;
 use super::model_ref::ModelRef;
 use super::node::Document;
-use super::problems::{Place, Problems};
+use super::problems::Problems;
 use super::setting::Parameters;
 use super::tune::TOO_LONG;
-use super::{write as yaml_text, yaml};
+use super::write as yaml_text;
 
 /// A road with the method that is at its end.
 #[derive(Debug, Clone, Copy)]
@@ -100,16 +100,8 @@ impl AdaptRecipe {
         (seed, transductive): (u64, bool),
         problems: &mut Problems,
     ) -> Option<Self> {
-        let mut documents = yaml::parse(text, problems)?;
-        if documents.is_empty() {
-            problems.error(Place::START, "", "the recipe is empty", None);
-        }
-        if let Some(second) = documents.get(1) {
-            let help = "make a file of each".to_owned();
-            problems.error(second.root.place, "", "a second recipe in the file", Some(help));
-        }
-        edit::apply(&mut documents, sets, problems);
-        let recipe = read(documents.first()?, seed, transductive, problems)?;
+        let document = edit::single(text, "recipe", sets, problems)?;
+        let recipe = read(&document, seed, transductive, problems)?;
         problems.is_empty().then_some(recipe)
     }
 

@@ -18,8 +18,8 @@ pub use tasks::ScoredTask;
 use super::edit;
 use super::keys::Keys;
 use super::node::Document;
-use super::problems::{Place, Problems};
-use super::{write as yaml_text, yaml};
+use super::problems::Problems;
+use super::write as yaml_text;
 
 /// Drawings of a bootstrap, unless the file says how many: standard errors are then known to some 2 %.
 const BOOTSTRAP: u32 = 1000;
@@ -49,16 +49,8 @@ impl EvalRecipe {
         dir: &Path,
         problems: &mut Problems,
     ) -> Option<Self> {
-        let mut documents = yaml::parse(text, problems)?;
-        if documents.is_empty() {
-            problems.error(Place::START, "", "the file is empty", None);
-        }
-        if let Some(second) = documents.get(1) {
-            let help = "make a file of each".to_owned();
-            problems.error(second.root.place, "", "a second list of tasks in the file", Some(help));
-        }
-        edit::apply(&mut documents, sets, problems);
-        let mut recipe = read(documents.first()?, seed, problems)?;
+        let document = edit::single(text, "list of tasks", sets, problems)?;
+        let mut recipe = read(&document, seed, problems)?;
         recipe.tasks.iter_mut().for_each(|task| task.telling.read_classes(dir, problems));
         problems.is_empty().then_some(recipe)
     }

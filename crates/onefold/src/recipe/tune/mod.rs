@@ -31,8 +31,8 @@ use super::edit;
 use super::keys::Keys;
 use super::model_ref::ModelRef;
 use super::node::Document;
-use super::problems::{Place, Problems};
-use super::{write as yaml_text, yaml};
+use super::problems::Problems;
+use super::write as yaml_text;
 
 /// A joint training.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,16 +67,8 @@ impl TuneRecipe {
     /// Reads the text of a recipe file, changed by the `--set` texts. `seed` is that of the command line. Nothing if something is
     /// wrong, which is reported.
     pub fn parse(text: &str, sets: &[String], seed: u64, problems: &mut Problems) -> Option<Self> {
-        let mut documents = yaml::parse(text, problems)?;
-        if documents.is_empty() {
-            problems.error(Place::START, "", "the recipe is empty", None);
-        }
-        if let Some(second) = documents.get(1) {
-            let help = "make a file of each".to_owned();
-            problems.error(second.root.place, "", "a second recipe in the file", Some(help));
-        }
-        edit::apply(&mut documents, sets, problems);
-        let recipe = read(documents.first()?, seed, problems)?;
+        let document = edit::single(text, "recipe", sets, problems)?;
+        let recipe = read(&document, seed, problems)?;
         problems.is_empty().then_some(recipe)
     }
 
